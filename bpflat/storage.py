@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
+
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -63,9 +65,15 @@ def save_npz(path: str | os.PathLike, kind: str, **arrays: object) -> None:
     ------
     OSError
         As `atomic_write`.
+    ValueError
+        When one of `arrays` is not of numbers or text (None, say): it could not be read back without pickle.
     """
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, value in arrays.items():
+        if value.dtype.hasobject:
+            raise ValueError(f"{name} cannot be stored: an array of Python objects; use numbers or text")
     with atomic_write(path) as file:
-        np.savez_compressed(file, kind=np.array(kind), **{k: np.asarray(v) for k, v in arrays.items()})
+        np.savez_compressed(file, kind=np.array(kind), **arrays)
 
 
 def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -81,18 +89,17 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
 
     Raises
     ------
-    FileNotFoundError
-        When there is no such file.
+    OSError
+        When there is no such file (FileNotFoundError) or it may not be read.
     ValueError
         When the file is truncated, corrupted, of another kind, or lacks one of `names`.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}  # reading all checks every CRC
-    except FileNotFoundError:
-        raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, OSError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}  # reading all checks every CRC
+        except Exception as error:  # damage shows as BadZipFile, zlib.error, TypeError, nearly anything
+            raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
     found = str(arrays.pop("kind", "unmarked"))
     if found != kind:
         raise ValueError(f"{path} holds a result of kind {found!r}, not {kind!r}; check the file name")
@@ -100,3 +107,14 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it was made by another version: make it again")
     return arrays
+
+
+def save_result(path: str | os.PathLike, kind: str, result: object) -> None:
+    """Write a dataclass of arrays, numbers and text as `save_npz` does; raises what it raises."""
+    save_npz(path, kind, **{field.name: getattr(result, field.name) for field in fields(result)})
+
+
+def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result:
+    """Read what `save_result` wrote; raises what `load_npz` raises."""
+    arrays = load_npz(path, kind, tuple(field.name for field in fields(cls)))
+    return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items()})

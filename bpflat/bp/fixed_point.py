@@ -1,0 +1,49 @@
+"""What both forms of belief propagation return: one converged (or not) point at one Δ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Belief propagation around one reference at one prior variance Δ.
+
+    Attributes
+    ----------
+    delta : float
+        Variance Δ of the Gaussian prior around the reference.
+    log_z : float
+        Bethe log-partition function per weight, ``log Z(w, Δ)/(KN)``, in nats.
+    excess : float
+        ``ε = 2 d/Δ - 1``, how far the solutions stay from the prior's typical distance; kept because
+        d itself would lose ε's digits around flat minima.
+    converged : bool
+    n_iter : int
+        Sweeps over all messages (evaluations of the fixed-point map).
+    residual : float
+        Largest remaining change of a message, in units of its prior's standard deviation.
+    messages : tuple of ndarray
+        The state that warm-starts the next Δ; its shapes belong to the form that made it.
+    """
+
+    delta: float
+    log_z: float
+    excess: float
+    converged: bool
+    n_iter: int
+    residual: float
+    messages: tuple[NDArray, ...] = field(repr=False)
+
+    @property
+    def distance(self) -> float:
+        """Mean squared distance ``d = |w' - w|²/(2KN)`` of the solutions (eq. 2 per weight)."""
+        return 0.5 * self.delta * (1.0 + self.excess)
+
+    @property
+    def phi(self) -> float:
+        """Legendre transform ``Φ_LE(d) = log Z/n + d/Δ - 1/2 - log(2d/Δ)/2`` (eq. 3), NaN if not converged."""
+        return self.log_z + 0.5 * (self.excess - np.log1p(self.excess)) if self.converged else np.nan

@@ -1,0 +1,145 @@
+"""A Newton-Krylov solver for the node form of belief propagation.
+
+The unknowns are the cavity moments (ω, V); evaluating the fixed-point map costs one sweep.  Newton's linear systems
+are solved by GMRES, with differences of sweeps for the Jacobian.  What keeps GMRES short is the preconditioner: each
+hidden unit's own linear response ``(I + (ΔC - diag q_k) diag Γ_k)⁻¹``, Cholesky-factored on the patterns that pull
+noticeably.  The coupling between hidden units and the response of the variances, which it leaves out, are GMRES's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse.linalg import LinearOperator, gmres
+
+from bpflat.bp.fixed_point import FixedPoint
+from bpflat.bp.kernels import output_node
+from bpflat.bp.nodes import BinaryNodes, RealNodes
+
+_PULL = 0.1  # patterns with ΔΓ below this stay out of the preconditioner: cheaper, and GMRES needs no more steps
+_KRYLOV = 60  # directions that a Newton step may use
+_HALVINGS = 12  # of a Newton step, before it counts as failed
+_DIFFERENCE = 1e-7  # largest move of an unknown in a Jacobian product: half the digits of a float64
+
+
+def solve_nodes(
+    nodes: BinaryNodes | RealNodes,
+    labels: NDArray[np.float64],
+    delta: float,
+    *,
+    start: FixedPoint | None = None,
+    tolerance: float = 1e-9,
+    max_steps: int = 40,
+) -> FixedPoint:
+    """Find the fixed point of belief propagation at one Δ.
+
+    Parameters
+    ----------
+    nodes : BinaryNodes or RealNodes
+        From `bpflat.bp.nodes.make_nodes`.
+    labels : ndarray, shape (P,)
+        ±1.
+    delta : float
+        Prior variance Δ > 0.
+    start : FixedPoint, optional
+        An earlier result for the same reference at a nearby Δ; else begin as if no pattern pulled.
+    tolerance : float
+        Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make.  log Z is stationary at the fixed
+        point: its error is of second order in this.
+    max_steps : int
+        Newton steps before giving up.
+
+    Returns
+    -------
+    FixedPoint
+        With ``messages = (g, Γ)``, each of shape (P, K).  ``converged`` is False when no fraction of a step reduced
+        the residual or `max_steps` was reached.
+    """
+    shape = nodes.hidden.shape
+    size = nodes.hidden.size
+    sweeps = 0
+
+    def flat(cavity):
+        return np.concatenate([cavity.omega.ravel() / np.sqrt(delta), cavity.variance.ravel() / delta])
+
+    def change(point):
+        """What a sweep changes at a point (ω/√Δ, V/Δ), and the output node's (g, Γ, log Z) there."""
+        nonlocal sweeps
+        sweeps += 1
+        omega, variance = np.sqrt(delta) * point[:size].reshape(shape), delta * point[size:].reshape(shape)
+        outputs = output_node(omega, variance, labels)
+        return flat(nodes.cavity(delta, *outputs[:2])) - point, outputs
+
+    nothing = np.zeros(shape)
+    point = flat(nodes.cavity(delta, *(start.messages if start else (nothing, nothing))))
+    if not (point[size:] > 0).all():  # the old curvatures make no sense at this Δ
+        point = flat(nodes.cavity(delta, nothing, nothing))
+    residual, outputs = change(point)
+    for _ in range(max_steps):
+        if not np.abs(residual).max(initial=0) > tolerance:
+            break
+        step = _newton_step(lambda x: change(x)[0], point, residual, _unit_response(nodes, delta, outputs[1]))
+        length = 1.0
+        for _ in range(_HALVINGS):
+            trial = point + length * step
+            if (trial[size:] > 0).all():
+                trial_residual, trial_outputs = change(trial)
+                if np.linalg.norm(trial_residual) < (1 - 1e-4 * length) * np.linalg.norm(residual):
+                    break
+            length /= 2
+        else:
+            break
+        point, residual, outputs = trial, trial_residual, trial_outputs
+    largest = float(np.abs(residual).max(initial=0))
+    log_z, excess = nodes.bethe(delta, *outputs)
+    return FixedPoint(float(delta), log_z, excess, largest <= tolerance, sweeps, largest, outputs[:2])
+
+
+def _newton_step(change: Callable, point: NDArray, residual: NDArray, response: Callable) -> NDArray:
+    """Solve ``-change'(point) step = residual`` to a precision that keeps Newton's convergence superlinear."""
+
+    def product(direction):
+        norm = np.abs(direction).max()
+        if norm == 0:
+            return np.zeros_like(direction)
+        h = _DIFFERENCE / norm
+        return (residual - change(point + h * direction)) / h
+
+    half = point.size // 2
+
+    def precondition(vector):
+        return np.concatenate([response(vector[:half]), vector[half:]])
+
+    operators = [LinearOperator((point.size, point.size), matvec=f, dtype=float) for f in (product, precondition)]
+    precision = np.clip(np.linalg.norm(residual), 1e-4, 1e-2)
+    step, _ = gmres(operators[0], residual, M=operators[1], rtol=precision, restart=_KRYLOV, maxiter=1)
+    return step
+
+
+def _unit_response(nodes: BinaryNodes | RealNodes, delta: float, curvature: NDArray) -> Callable:
+    """Return the function r (PK,) → ``(I + A_k diag Γ_k)⁻¹ r_k`` for every hidden unit k, with ``A_k = ΔC - diag q_k``.
+
+    On the pulling patterns, with ``D = √Γ``, it is ``r - A D (I + D A D)⁻¹ D r``.  Single precision is enough here.
+    """
+    own = nodes.self_response(delta, curvature)
+    gram = nodes.gram.astype(np.float32)
+    units = []
+    for k, pull in enumerate(delta * curvature.T):
+        active = np.flatnonzero(pull > _PULL)
+        root = np.sqrt(pull[active]).astype(np.float32)
+        matrix = root[:, None] * gram[np.ix_(active, active)] * root
+        matrix[np.diag_indices(len(active))] += 1 - (curvature * own)[active, k].astype(np.float32)
+        units.append((active, root, cho_factor(matrix, lower=True, check_finite=False) if len(active) else None))
+
+    def apply(vector):
+        vector = vector.reshape(curvature.shape)
+        pulled = np.zeros(curvature.shape, dtype=np.float32)
+        for k, (active, root, factor) in enumerate(units):
+            if len(active):
+                pulled[active, k] = root * cho_solve(factor, root * vector[active, k], check_finite=False)
+        return (vector - gram @ pulled + (own / delta) * pulled).ravel()
+
+    return apply

@@ -1,0 +1,270 @@
+"""The normalised local entropy Φ_LE(w, d) (eq. 3) of committee machines: curves along Δ or d, one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from bpflat.bp import FixedPoint, make_nodes, solve_edges, solve_nodes
+from bpflat.committee import check_problem, preactivations, vote
+from bpflat.storage import load_result, save_result
+
+METHODS = ("bp", "bp-edge")
+_SUBDIVISIONS = 6  # times that a step along Δ may be halved (in log Δ) before its point counts as not converged
+_DISTANCE_STEPS = 25
+
+
+@dataclass(frozen=True)
+class LocalEntropyCurve:
+    """Local entropy around one reference or R of them, one entry a point.
+
+    Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
+
+    Attributes
+    ----------
+    delta : ndarray
+        Variance Δ of the Gaussian prior around the reference.
+    distance : ndarray
+        ``d = |w' - w|²/(2KN)`` of the typical solution at that Δ; NaN where not converged.
+    log_z : ndarray
+        ``log Z(w, Δ)/(KN)``, nats per weight; NaN where not converged.
+    phi : ndarray
+        ``Φ_LE(w, d) ≤ 0``, nats per weight; NaN where not converged.
+    std_error : ndarray
+        Standard error of `phi`; NaN for methods that do not sample.
+    converged : ndarray of bool
+    n_iter : ndarray of int
+        Sweeps over all messages that the point took.
+    train_error : float or ndarray of shape (R,)
+        Fraction of training errors of the reference itself.
+    method : str
+    beta : float
+        Inverse temperature of the softened patterns; infinite for zero-error references.
+    """
+
+    delta: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    log_z: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    converged: NDArray[np.bool_]
+    n_iter: NDArray[np.int64]
+    train_error: float | NDArray[np.float64]
+    method: str
+    beta: float = np.inf
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the curve to `path` (.npz), atomically; raises OSError where it cannot be written."""
+        save_result(path, "local-entropy", self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> LocalEntropyCurve:
+        """Read what `save` wrote; raises ValueError where the file is damaged or of another kind."""
+        return load_result(path, "local-entropy", cls)
+
+    def plot(self, ax=None, **style):
+        """Draw Φ_LE against d, a line a reference, on matplotlib axes (new ones by default); returns the axes."""
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.figure().add_subplot()
+        for distance, phi, error in zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True):
+            if np.isnan(error).all():
+                ax.plot(distance, phi, **style)
+            else:
+                ax.errorbar(distance, phi, error, **style)
+        ax.set(xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
+        return ax
+
+
+def local_entropy(
+    weights: ArrayLike,
+    patterns: ArrayLike,
+    labels: ArrayLike,
+    deltas: ArrayLike | None = None,
+    *,
+    distances: ArrayLike | None = None,
+    method: str = "bp",
+    beta: float | None = None,
+    seed: int | None = None,
+    tolerance: float = 1e-9,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> LocalEntropyCurve:
+    """Measure the normalised local entropy Φ_LE(w, d) (eq. 3) around zero-error references.
+
+    The log fraction, per weight, of the sphere at distance d around w that makes no training error.  Belief
+    propagation gives ``log Z(w, Δ)`` with a Gaussian prior N(w, Δ) on the weights (B.1 of the paper), point after
+    point along Δ; a Legendre transform gives Φ at ``d(Δ)``.
+
+    Parameters
+    ----------
+    weights : array_like, shape (K, N) or (R, K, N)
+        One reference or R of them, K odd.  Rows are rescaled to ``|w_k|² = N``: their scale does not matter.
+    patterns : array_like, shape (P, N)
+        Inputs; ±1 makes "bp" fastest, any real numbers are allowed.
+    labels : array_like, shape (P,)
+        ±1.
+    deltas : array_like, shape (D,), optional
+        Prior variances Δ > 0, increasing.  Default: 12 points, geometric from 1e-3 to 4.
+    distances : array_like, shape (D,), optional
+        Distances d > 0, increasing, at which Φ is wanted instead (then Δ is found to 1e-10).
+    method : {"bp", "bp-edge"}
+        Belief propagation by its node form (fast), or by plain messages on edges (for comparison).
+    beta : float, optional
+        Softening of the patterns for references with training errors; not available yet.
+    seed : int, optional
+        For methods that sample; belief propagation does not.
+    tolerance : float
+        Of the fixed point (see `bpflat.bp.solve_nodes`); Φ is then good to about its square.
+    n_jobs : int
+        Worker processes over the references, as in joblib (-1: one a core).  Results agree to rounding.
+    progress : bool
+        Show a bar over the references on stderr.
+
+    Returns
+    -------
+    LocalEntropyCurve
+        A point that did not converge is NaN, with ``converged`` False; the others stand.
+
+    Raises
+    ------
+    ValueError
+        Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
+        without weights, Δ or d that are not positive and increasing, both or an unknown method, or a reference that
+        makes training errors.
+
+    References
+    ----------
+    Pittorino et al., Entropic gradient descent algorithms and wide flat minima, ICLR 2021, eq. 3 and Appendix B.1.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(map(repr, METHODS))}")
+    if deltas is not None and distances is not None:
+        raise ValueError("deltas and distances are both given; give the one at which Φ is wanted")
+    if beta is not None:
+        raise ValueError("beta softens the patterns for references with training errors, which is not built yet")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, not {tolerance}")
+    weights, patterns, labels = check_problem(weights, patterns, labels)
+    norms = np.linalg.norm(weights, axis=-1, keepdims=True)
+    if not (norms > 0).all():
+        raise ValueError("weights have a hidden unit whose weights are all zero: it has no direction to start from")
+    references = (weights * (np.sqrt(weights.shape[-1]) / norms)).reshape(-1, *weights.shape[-2:])
+    errors = np.mean(vote(preactivations(references, patterns)) != labels, axis=-1)
+    if errors.any():
+        raise ValueError(
+            f"weights: {np.count_nonzero(errors)} of {len(errors)} references make training errors (the first: "
+            f"{np.flatnonzero(errors)[0]}), and the local entropy of such references is not built yet; "
+            "train them to zero errors or leave them out"
+        )
+    if distances is not None:
+        grid, follow = check_grid("distances", distances), _along_distances
+    else:
+        grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas)
+        follow = _along_deltas
+    with parallel_config("loky", inner_max_num_threads=1):
+        curves = Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(_curve)(w, patterns, labels, grid, follow, method, tolerance) for w in references
+        )
+        bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
+        points = [list(curve) for curve in bar]
+    shape = (*weights.shape[:-2], len(grid))
+
+    def collect(value: Callable, dtype=np.float64):
+        return np.array([[value(p) for p in curve] for curve in points], dtype=dtype).reshape(shape)
+
+    def if_converged(name: str):
+        return collect(lambda p: getattr(p, name) if p.converged else np.nan)
+
+    return LocalEntropyCurve(
+        delta=collect(lambda p: p.delta),
+        distance=if_converged("distance"),
+        log_z=if_converged("log_z"),
+        phi=if_converged("phi"),
+        std_error=np.full(shape, np.nan),
+        converged=collect(lambda p: p.converged, bool),
+        n_iter=collect(lambda p: p.n_iter, np.int64),
+        train_error=float(errors[0]) if weights.ndim == 2 else errors,
+        method=method,
+    )
+
+
+def check_grid(name: str, grid: ArrayLike) -> NDArray[np.float64]:
+    """Return `grid` as float64 if it is one-dimensional, finite, positive and increasing; else raise a ValueError."""
+    grid = np.atleast_1d(np.asarray(grid, dtype=np.float64))
+    if grid.ndim != 1 or grid.size == 0:
+        raise ValueError(f"{name} must be a non-empty one-dimensional grid, not of shape {grid.shape}")
+    if not (np.isfinite(grid) & (grid > 0)).all():
+        raise ValueError(f"{name} must be positive and finite; found {grid[~(np.isfinite(grid) & (grid > 0))][0]}")
+    if not (np.diff(grid) > 0).all():
+        raise ValueError(f"{name} must increase without repetition; pass np.unique({name})")
+    return grid
+
+
+Solve = Callable[[float, FixedPoint | None], FixedPoint]  # Δ and where to start → fixed point
+
+
+def _curve(weights, patterns, labels, grid, follow, method: str, tolerance: float) -> list[FixedPoint]:
+    """All points of one reference (K, N)."""
+    if method == "bp-edge":
+
+        def reach(delta, start):
+            return solve_edges(weights, patterns, labels, delta, start=start, tolerance=tolerance)
+    else:
+        nodes = make_nodes(weights, patterns)
+
+        def reach(delta, start):
+            return _reach(partial(solve_nodes, nodes, labels, tolerance=tolerance), delta, start)
+
+    return [replace(point, messages=()) for point in follow(reach, grid)]
+
+
+def _along_deltas(reach: Solve, deltas: Iterable[float]) -> Iterator[FixedPoint]:
+    """Solve at each Δ, starting from the last one that converged."""
+    start = None
+    for delta in deltas:
+        point = reach(delta, start)
+        start = point if point.converged else start
+        yield point
+
+
+def _along_distances(reach: Solve, distances: Iterable[float], precision: float = 1e-10) -> Iterator[FixedPoint]:
+    """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
+    start = None
+    for distance in distances:
+        delta = 2 * distance / (1 + start.excess if start else 1)
+        previous, slope, n_iter = None, 1.0, 0
+        for _ in range(_DISTANCE_STEPS):
+            point = reach(delta, start)
+            n_iter += point.n_iter
+            miss = np.log(distance / point.distance) if point.converged else np.nan
+            if not abs(miss) > precision:
+                break
+            if previous is not None and point.delta != previous.delta:
+                slope = np.log(point.distance / previous.distance) / np.log(point.delta / previous.delta)
+            start = previous = point
+            delta = point.delta * np.exp(miss / slope)
+        point = replace(point, n_iter=n_iter, converged=bool(abs(miss) <= precision))
+        start = point if point.converged else start
+        yield point
+
+
+def _reach(solve: Solve, delta: float, start: FixedPoint | None, depth: int = _SUBDIVISIONS) -> FixedPoint:
+    """Solve at Δ; where that fails, first reach a Δ nearer to the start (or smaller, without a start)."""
+    point = solve(delta, start=start)
+    if point.converged or depth == 0:
+        return point
+    nearer = np.sqrt(delta * start.delta) if start else delta / 10
+    halfway = _reach(solve, nearer, start, depth - 1)
+    if halfway.converged:
+        rest = _reach(solve, delta, halfway, depth - 1)
+        return replace(rest, n_iter=point.n_iter + halfway.n_iter + rest.n_iter)
+    return replace(point, n_iter=point.n_iter + halfway.n_iter)

@@ -1,0 +1,145 @@
+"""Plain twins of the fast code: loops and enumerations that a reader can check against the formula.
+
+One section a subject, each function as slow and as obvious as it can be.
+"""
+
+import itertools
+import math
+
+import mpmath
+import numpy as np
+from scipy.stats import norm
+
+# --- the committee machine ----------------------------------------------------------------------------------
+
+
+def sign(value):
+    """Sign of a number, with sign(0) = +1."""
+    return 1 if value >= 0 else -1
+
+
+def output(weights, pattern):
+    """Eq. 7 for weights (K, N) and one pattern (N,)."""
+    votes = 0
+    for row in weights:
+        votes += sign(sum(w * x for w, x in zip(row, pattern, strict=True)) / math.sqrt(len(pattern)))
+    return sign(votes)
+
+
+def training_error(weights, patterns, labels):
+    """Fraction of patterns that weights (K, N) get wrong."""
+    wrong = [output(weights, pattern) != label for pattern, label in zip(patterns, labels, strict=True)]
+    return sum(wrong) / len(wrong)
+
+
+def majority(agree):
+    """Probability that most of K independent events happen, from theirs, `agree` (K,): all 2^K outcomes."""
+    total = 0.0
+    for outcome in itertools.product((False, True), repeat=len(agree)):
+        if 2 * sum(outcome) > len(agree):
+            total += math.prod(p if happens else 1 - p for p, happens in zip(agree, outcome, strict=True))
+    return total
+
+
+# --- local energy -------------------------------------------------------------------------------------------
+
+
+def local_energy(weights, patterns, labels, sigmas, noise):
+    """Eq. 4 for given draws of the noise (B, K, N): its mean (S,) and the standard error of the mean (S,)."""
+    error = training_error(weights, patterns, labels)
+    rises = np.array(
+        [[training_error(weights + s * z * weights, patterns, labels) - error for s in sigmas] for z in noise]
+    )
+    return rises.mean(axis=0), rises.std(axis=0, ddof=1) / math.sqrt(len(noise))
+
+
+def exact_local_energy(weights, patterns, labels, sigma):
+    """Eq. 4 averaged over all z, at one σ > 0: independent Gaussian pre-activations, all 2^K signs."""
+    wrong = 0.0
+    for pattern, label in zip(patterns, labels, strict=True):
+        agree = []
+        for row in weights:
+            mean = sum(w * x for w, x in zip(row, pattern, strict=True))
+            deviation = sigma * math.sqrt(sum((w * x) ** 2 for w, x in zip(row, pattern, strict=True)))
+            agree.append(math.erfc(-label * mean / deviation / math.sqrt(2)) / 2)
+        wrong += 1 - majority(agree)
+    return wrong / len(labels) - training_error(weights, patterns, labels)
+
+
+# --- belief propagation -------------------------------------------------------------------------------------
+
+
+def output_node(omega, variance, labels):
+    """g, Γ and log Z: derivatives of the enumerated Z(ω) by hand (Z is linear in each probability)."""
+    g, curvature, log_z = np.empty_like(omega), np.empty_like(omega), np.empty(len(omega))
+    for mu, label in enumerate(labels):
+        root = np.sqrt(variance[mu])
+        y = label * omega[mu] / root
+        agree = norm.cdf(y)
+        z = majority(agree)
+        log_z[mu] = np.log(z)
+        for k in range(len(y)):
+            sure = [majority(np.where(np.arange(len(y)) == k, value, agree)) for value in (1.0, 0.0)]
+            slope = (sure[0] - sure[1]) * norm.pdf(y[k]) * label / root[k]  # ∂Z/∂ω_k
+            bend = -(sure[0] - sure[1]) * y[k] * norm.pdf(y[k]) / variance[mu, k]  # ∂²Z/∂ω_k²
+            g[mu, k] = slope / z
+            curvature[mu, k] = (slope / z) ** 2 - bend / z
+    return g, curvature, log_z
+
+
+def output_node_multiprecision(y):
+    """`output_node` of one pattern with V = 1 and label +1, in enough digits for any underflow."""
+    with mpmath.workdps(60):
+        y = [mpmath.mpf(float(v)) for v in y]
+        agree = [mpmath.erfc(-v / mpmath.sqrt(2)) / 2 for v in y]
+
+        def vote(p):
+            total = mpmath.mpf(0)
+            for outcome in itertools.product([True, False], repeat=len(p)):
+                if 2 * sum(outcome) > len(p):
+                    # erfc(-y)/2 and erfc(y)/2 separately: 1 - p would lose a tiny complement
+                    total += mpmath.fprod(a if o else b for a, b, o in zip(p, rest(p), outcome, strict=True))
+            return total
+
+        def rest(p):
+            exact = [mpmath.erfc(v / mpmath.sqrt(2)) / 2 for v in y]
+            return [b if a is c else 1 - a for a, b, c in zip(p, exact, agree, strict=True)]
+
+        z = vote(agree)
+        g, curvature = [], []
+        for k, v in enumerate(y):
+            sure = [vote([*agree[:k], mpmath.mpf(value), *agree[k + 1 :]]) for value in (1, 0)]
+            density = mpmath.exp(-v * v / 2) / mpmath.sqrt(2 * mpmath.pi)
+            ratio = (sure[0] - sure[1]) * density / z
+            g.append(float(ratio))
+            curvature.append(float(ratio * (ratio + v)))
+        return np.array(g), np.array(curvature), np.array([float(mpmath.log(z))])
+
+
+def belief_propagation(weights, patterns, labels, delta, sweeps):
+    """Log Z and d, per weight, by parallel updates of every message, loop by loop (Section B.1 of the paper)."""
+    n_hidden, n_inputs = weights.shape
+    x = patterns / np.sqrt(n_inputs)
+    a = np.zeros((len(x), n_hidden, n_inputs))
+    b = np.zeros_like(a)
+    for _ in range(sweeps):
+        rho = 1 / (1 / delta + a.sum(axis=0) - a)
+        m = rho * (weights / delta + b.sum(axis=0) - b)
+        omega, variance = np.einsum("mi,mki->mk", x, m), np.einsum("mi,mki->mk", x**2, rho)
+        g, curvature, log_z = output_node(omega, variance, labels)
+        a = 0.5 * a + 0.5 * np.einsum("mi,mk->mki", x**2, curvature)
+        b = 0.5 * b + 0.5 * (np.einsum("mi,mk->mki", x, g) + np.einsum("mi,mk,mki->mki", x**2, curvature, m))
+    precision = 1 / delta + a.sum(axis=0)
+    mean = (weights / delta + b.sum(axis=0)) / precision
+    total = log_z.sum() + np.sum(-0.5 * np.log(delta * precision) + 0.5 * (precision * mean**2 - weights**2 / delta))
+    own = np.einsum("mi,mk->mki", x, g)  # the edge terms as physics writes them, with b = x̂ g
+    total -= 0.5 * np.sum(
+        np.log(1 - a / precision)
+        - own**2 / precision
+        + 2 * own * mean
+        + a * mean**2
+        - 2 * a * mean * own / precision
+        + a * own**2 / precision**2
+    )
+    distance = np.mean((mean - weights) ** 2 + 1 / precision) / 2
+    return total / weights.size, distance
