@@ -1,0 +1,18 @@
+"""bpflat: the geometry of neural-network minima."""
+
+from bpflat import bp, committee
+from bpflat.datasets import load_reduced_fashion_mnist
+from bpflat.energy import LocalEnergyProfile, local_energy
+from bpflat.entropy import LocalEntropyCurve, local_entropy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LocalEnergyProfile",
+    "LocalEntropyCurve",
+    "bp",
+    "committee",
+    "load_reduced_fashion_mnist",
+    "local_energy",
+    "local_entropy",
+]

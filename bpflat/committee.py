@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -58,6 +60,11 @@ def check_problem(
     weights = check_weights(weights)
     patterns = check_patterns(patterns, weights.shape[-1])
     return weights, patterns, check_labels(labels, len(patterns))
+
+
+def fingerprint(weights: NDArray[np.float64]) -> str:
+    """Sixteen hexadecimal digits that tell one checked reference (K, N) from another; kept with what is measured."""
+    return hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]
 
 
 def preactivations(weights: NDArray, patterns: NDArray) -> NDArray:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.bp.kernels import output_node
-from bpflat.committee import check_problem, preactivations, vote
+from bpflat.committee import check_problem, fingerprint, preactivations, vote
 from bpflat.storage import load_result, save_result
 
 _KIND = "local-energy"
@@ -39,6 +39,8 @@ class LocalEnergyProfile:
         ``E_train(w)``, without noise.
     n_samples : int
         Independent draws of z for each reference, shared by all σ; 0 where the average was done exactly.
+    reference : str or ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of the weights as given.
     """
 
     sigma: NDArray[np.float64]
@@ -46,6 +48,7 @@ class LocalEnergyProfile:
     std_error: NDArray[np.float64]
     train_error: float | NDArray[np.float64]
     n_samples: int
+    reference: str | NDArray[np.str_] = ""
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the profile to a ``.npz`` file, whole or not at all.
@@ -186,6 +189,7 @@ def local_energy(
         std_error=std_error,
         train_error=train_error,
         n_samples=0 if method == "exact" else n_samples,
+        reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
     )
 
 

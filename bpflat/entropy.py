@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from bpflat.bp import FixedPoint, make_nodes, solve_edges, solve_nodes
-from bpflat.committee import check_problem, preactivations, vote
+from bpflat.committee import check_problem, fingerprint, preactivations, vote
 from bpflat.storage import load_result, save_result
 
 METHODS = ("bp", "bp-edge")
@@ -47,6 +47,8 @@ class LocalEntropyCurve:
     method : str
     beta : float
         Inverse temperature of the softened patterns; infinite for zero-error references.
+    reference : str or ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of the weights as given.
     """
 
     delta: NDArray[np.float64]
@@ -59,6 +61,7 @@ class LocalEntropyCurve:
     train_error: float | NDArray[np.float64]
     method: str
     beta: float = np.inf
+    reference: str | NDArray[np.str_] = ""
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the curve to `path` (.npz), atomically; raises OSError where it cannot be written."""
@@ -194,6 +197,7 @@ def local_entropy(
         n_iter=collect(lambda p: p.n_iter, np.int64),
         train_error=float(errors[0]) if weights.ndim == 2 else errors,
         method=method,
+        reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
     )
 
 

@@ -96,40 +96,37 @@ class TestCurve:
 def stored():
     """Three trained machines with their data, and what an independent implementation found around them."""
     with np.load(REFERENCE / "solutions.npz") as archive:
-        return dict(archive), json.loads((REFERENCE / "expected.json").read_text())
+        weights = archive["weights"].astype(float)
+    data = load_reduced_fashion_mnist()
+    problems = [(w, data.train_patterns, data.train_labels) for w in weights]
+    return problems, json.loads((REFERENCE / "expected.json").read_text())
 
 
-@pytest.mark.skipif(
-    not (REFERENCE / "expected.json").exists(), reason="the stored solutions are not part of the project"
-)
 class TestStoredSolutions:
     """Trained machines on the real data, against an independent implementation."""
 
     @pytest.mark.parametrize("index", range(3))
     def test_expected(self, stored, index):
-        data, expected = stored
+        problems, expected = stored
         points = expected[index]["bp"]
-        curve = local_entropy(data["weights"][index], data["patterns"], data["labels"], [p["delta"] for p in points])
+        curve = local_entropy(*problems[index], [p["delta"] for p in points])
         for name in ("distance", "log_z", "phi"):
             assert_allclose(getattr(curve, name), [p[name] for p in points], rtol=1e-4)
 
     @pytest.mark.parametrize("index", range(3))
     def test_two_forms(self, stored, index):
         """N = 784, K = 9, P = 500: both forms to 1e-6, where the edges converge within the sweeps allowed here."""
-        data, _ = stored
+        problems, _ = stored
         deltas = [[0.003, 0.01], [0.01, 0.1], [0.1, 1.0]][index]
-        curves = [
-            local_entropy(data["weights"][index], data["patterns"], data["labels"], deltas, method=m)
-            for m in ("bp", "bp-edge")
-        ]
+        curves = [local_entropy(*problems[index], deltas, method=m) for m in ("bp", "bp-edge")]
         assert curves[1].converged.all()
         for name in ("distance", "log_z", "phi"):
             assert_allclose(getattr(curves[0], name), getattr(curves[1], name), rtol=1e-6)
 
     @pytest.mark.parametrize("index", range(3))
     def test_whole_range_converges(self, stored, index):
-        data, _ = stored
-        curve = local_entropy(data["weights"][index], data["patterns"], data["labels"], np.geomspace(1e-3, 4, 12))
+        problems, _ = stored
+        curve = local_entropy(*problems[index], np.geomspace(1e-3, 4, 12))
         assert curve.converged.all()
         assert np.all(np.diff(curve.phi) < 0) and np.all(curve.phi < 0)
 

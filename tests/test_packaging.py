@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import site, sys
 installed, expected, *others = sys.argv[1:]
-sys.path.extend(others)
 site.addsitedir(installed)
+sys.path.extend(others)
 import bpflat
 from bpflat import datasets
 data = bpflat.load_reduced_fashion_mnist(20)
