@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bpflat import LocalEntropyCurve, local_entropy
+from bpflat import LocalEntropyCurve, load_reduced_fashion_mnist, local_entropy
 from tests.test_bp import random_instance
 
 REFERENCE = Path(os.environ.get("BPFLAT_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
