@@ -11,8 +11,9 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bpflat.arguments import check_grid, check_problem
 from bpflat.bp.kernels import output_node
-from bpflat.committee import check_problem, fingerprint, preactivations, vote
+from bpflat.committee import fingerprint, preactivations, vote
 from bpflat.storage import load_result, save_result
 
 _KIND = "local-energy"
@@ -163,7 +164,7 @@ def local_energy(
     >>> profile.plot()  # doctest: +SKIP
     """
     weights, patterns, labels = check_problem(weights, patterns, labels)
-    sigmas = check_sigmas(sigmas)
+    sigmas = check_grid("sigmas", sigmas, zero=True)
     if method not in _METHODS:
         raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(map(repr, _METHODS))}")
     if method == "sampling":
@@ -191,25 +192,6 @@ def local_energy(
         n_samples=0 if method == "exact" else n_samples,
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
     )
-
-
-def check_sigmas(sigmas: ArrayLike) -> NDArray[np.float64]:
-    """Return `sigmas` as a new float64 array (S,), or raise a ValueError that says what to mend."""
-    try:
-        sigmas = np.array(sigmas, dtype=np.float64, ndmin=1)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"sigmas must be an array of numbers ({error})") from error
-    if sigmas.ndim != 1:
-        raise ValueError(f"sigmas must have shape (S,), not {sigmas.shape}")
-    if sigmas.size == 0:
-        raise ValueError("sigmas are empty; give at least one noise amplitude")
-    if not np.isfinite(sigmas).all():
-        raise ValueError("sigmas contain NaN or infinite entries")
-    if (sigmas < 0).any():
-        raise ValueError(f"sigmas must not be negative, but the smallest is {sigmas.min():g}")
-    if (np.diff(sigmas) <= 0).any():
-        raise ValueError("sigmas must rise strictly: sort them and drop repeated ones (numpy.unique)")
-    return sigmas
 
 
 def check_n_samples(n_samples: int) -> int:

@@ -12,12 +12,13 @@ from joblib import Parallel, delayed, parallel_config
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from bpflat.arguments import check_grid, check_problem
 from bpflat.bp import FixedPoint, make_nodes, solve_edges, solve_nodes
-from bpflat.committee import check_problem, fingerprint, preactivations, vote
+from bpflat.committee import fingerprint, preactivations, vote
 from bpflat.storage import load_result, save_result
 
 METHODS = ("bp", "bp-edge")
-_SUBDIVISIONS = 6  # times that a step along Δ may be halved (in log Δ) before its point counts as not converged
+_FIRST, _STRIDE, _FINEST = 1e-3, 4.0, 1.02  # largest Δ to begin at; longest and shortest factor between two Δ
 _DISTANCE_STEPS = 25
 
 
@@ -135,7 +136,9 @@ def local_entropy(
     Returns
     -------
     LocalEntropyCurve
-        A point that did not converge is NaN, with ``converged`` False; the others stand.
+        A point that did not converge is NaN, with ``converged`` False; the others stand.  Where the equations of
+        belief propagation have several solutions (it happens beyond Δ = 1), it is the one that grows out of the
+        reference as Δ grows from 1e-3, whatever grid was asked for.
 
     Raises
     ------
@@ -201,37 +204,21 @@ def local_entropy(
     )
 
 
-def check_grid(name: str, grid: ArrayLike) -> NDArray[np.float64]:
-    """Return `grid` as float64 if it is one-dimensional, finite, positive and increasing; else raise a ValueError."""
-    grid = np.atleast_1d(np.asarray(grid, dtype=np.float64))
-    if grid.ndim != 1 or grid.size == 0:
-        raise ValueError(f"{name} must be a non-empty one-dimensional grid, not of shape {grid.shape}")
-    if not (np.isfinite(grid) & (grid > 0)).all():
-        raise ValueError(f"{name} must be positive and finite; found {grid[~(np.isfinite(grid) & (grid > 0))][0]}")
-    if not (np.diff(grid) > 0).all():
-        raise ValueError(f"{name} must increase without repetition; pass np.unique({name})")
-    return grid
-
-
-Solve = Callable[[float, FixedPoint | None], FixedPoint]  # Δ and where to start → fixed point
+Solve = Callable[..., FixedPoint]  # (Δ, start=None) → fixed point
 
 
 def _curve(weights, patterns, labels, grid, follow, method: str, tolerance: float) -> list[FixedPoint]:
     """All points of one reference (K, N)."""
     if method == "bp-edge":
-
-        def reach(delta, start):
-            return solve_edges(weights, patterns, labels, delta, start=start, tolerance=tolerance)
+        solve = partial(solve_edges, weights, patterns, labels, tolerance=tolerance)
+        finest = _STRIDE  # what failed was too slow, and would be again
     else:
-        nodes = make_nodes(weights, patterns)
-
-        def reach(delta, start):
-            return _reach(partial(solve_nodes, nodes, labels, tolerance=tolerance), delta, start)
-
-    return [replace(point, messages=()) for point in follow(reach, grid)]
+        solve = partial(solve_nodes, make_nodes(weights, patterns), labels, tolerance=tolerance)
+        finest = _FINEST
+    return [replace(point, messages=()) for point in follow(partial(_reach, solve, finest=finest), grid)]
 
 
-def _along_deltas(reach: Solve, deltas: Iterable[float]) -> Iterator[FixedPoint]:
+def _along_deltas(reach: Callable, deltas: Iterable[float]) -> Iterator[FixedPoint]:
     """Solve at each Δ, starting from the last one that converged."""
     start = None
     for delta in deltas:
@@ -240,7 +227,7 @@ def _along_deltas(reach: Solve, deltas: Iterable[float]) -> Iterator[FixedPoint]
         yield point
 
 
-def _along_distances(reach: Solve, distances: Iterable[float], precision: float = 1e-10) -> Iterator[FixedPoint]:
+def _along_distances(reach: Callable, distances: Iterable[float], precision: float = 1e-10) -> Iterator[FixedPoint]:
     """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
     start = None
     for distance in distances:
@@ -261,14 +248,27 @@ def _along_distances(reach: Solve, distances: Iterable[float], precision: float 
         yield point
 
 
-def _reach(solve: Solve, delta: float, start: FixedPoint | None, depth: int = _SUBDIVISIONS) -> FixedPoint:
-    """Solve at Δ; where that fails, first reach a Δ nearer to the start (or smaller, without a start)."""
-    point = solve(delta, start=start)
-    if point.converged or depth == 0:
-        return point
-    nearer = np.sqrt(delta * start.delta) if start else delta / 10
-    halfway = _reach(solve, nearer, start, depth - 1)
-    if halfway.converged:
-        rest = _reach(solve, delta, halfway, depth - 1)
-        return replace(rest, n_iter=point.n_iter + halfway.n_iter + rest.n_iter)
-    return replace(point, n_iter=point.n_iter + halfway.n_iter)
+def _reach(solve: Solve, delta: float, start: FixedPoint | None, finest: float = _FINEST) -> FixedPoint:
+    """Follow the fixed points from `start`, or from a small Δ, up to Δ.
+
+    Beyond Δ of about 1 the equations can have several solutions; the one meant is that which grows out of the
+    reference, so no step is longer than a factor `_STRIDE`, also where a longer one would converge.  A step that
+    fails is shortened, down to the factor `finest`.
+    """
+    n_iter, stride, point = 0, _STRIDE, start
+    if point is None:
+        for first in min(delta, _FIRST) * 10.0 ** -np.arange(4):
+            point = solve(first)
+            n_iter += point.n_iter
+            if point.converged:
+                break
+    while point.converged and point.delta != delta:
+        trial = solve(min(delta, stride * point.delta), start=point)
+        n_iter += trial.n_iter
+        if trial.converged:
+            point, stride = trial, _STRIDE
+        elif stride >= finest**2:
+            stride **= 0.5
+        else:
+            point = replace(trial, delta=delta)
+    return replace(point, delta=delta, n_iter=n_iter)

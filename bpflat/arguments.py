@@ -1,0 +1,74 @@
+"""Checks of what users pass in: float64 arrays come back, or a ValueError that names the argument and the fix."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def _floats(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # text, ragged lists, complex numbers
+        raise ValueError(f"{name} must be an array of real numbers ({error})") from error
+
+
+def check_weights(weights: ArrayLike) -> NDArray[np.float64]:
+    """Return `weights` as float64, shape (..., K, N), or raise a ValueError that says what to mend."""
+    weights = _floats("weights", weights)
+    if weights.ndim not in (2, 3):
+        raise ValueError(f"weights must have shape (K, N) or (R, K, N), not {weights.shape}")
+    if weights.size == 0:
+        raise ValueError(f"weights are empty: shape {weights.shape}")
+    if weights.shape[-2] % 2 == 0:
+        raise ValueError(f"weights have K = {weights.shape[-2]} hidden units; K must be odd: no tied votes")
+    if not np.isfinite(weights).all():
+        raise ValueError("weights contain NaN or infinite entries; was the training stable?")
+    return weights
+
+
+def check_patterns(patterns: ArrayLike, n_inputs: int) -> NDArray[np.float64]:
+    """Return `patterns` as float64, shape (P, N), or raise a ValueError that says what to mend."""
+    patterns = _floats("patterns", patterns)
+    if patterns.ndim != 2:
+        raise ValueError(f"patterns must have shape (P, N), not {patterns.shape}")
+    if patterns.size == 0:
+        raise ValueError(f"patterns are empty: shape {patterns.shape}")
+    if patterns.shape[1] != n_inputs:
+        raise ValueError(f"patterns have N = {patterns.shape[1]} inputs but weights have N = {n_inputs}")
+    if not np.isfinite(patterns).all():
+        raise ValueError("patterns contain NaN or infinite entries")
+    return patterns
+
+
+def check_labels(labels: ArrayLike, n_patterns: int) -> NDArray[np.float64]:
+    """Return `labels` as float64 ±1, shape (P,), or raise a ValueError that says what to mend."""
+    labels = _floats("labels", labels)
+    if labels.shape != (n_patterns,):
+        raise ValueError(f"labels must have shape ({n_patterns},) to match patterns, not {labels.shape}")
+    if not np.isin(labels, (-1.0, 1.0)).all():
+        raise ValueError("labels must be -1 or +1; map your two classes to them")
+    return labels
+
+
+def check_problem(
+    weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Check weights (..., K, N), patterns (P, N) and labels (P,) together and return them as float64."""
+    weights = check_weights(weights)
+    patterns = check_patterns(patterns, weights.shape[-1])
+    return weights, patterns, check_labels(labels, len(patterns))
+
+
+def check_grid(name: str, grid: ArrayLike, *, zero: bool = False) -> NDArray[np.float64]:
+    """Return `grid` as float64, shape (n,), if it is positive (or not negative, with `zero`), finite and rising."""
+    grid = np.atleast_1d(_floats(name, grid))
+    if grid.ndim != 1 or grid.size == 0:
+        raise ValueError(f"{name} must be a non-empty one-dimensional grid, not of shape {grid.shape}")
+    allowed = np.isfinite(grid) & ((grid >= 0) if zero else (grid > 0))
+    if not allowed.all():
+        wanted = "at least 0" if zero else "positive"
+        raise ValueError(f"{name} must be {wanted} and finite; found {grid[~allowed][0]:g}")
+    if not (np.diff(grid) > 0).all():
+        raise ValueError(f"{name} must rise strictly: sort them and drop repeated ones (numpy.unique)")
+    return grid.copy()
