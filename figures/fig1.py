@@ -57,7 +57,7 @@ class Preset:
 
 CHANGES = {"gamma1": "γ₁ = {:g} instead of {:g}", "schedule_speed": "β, ω, γ growing {:g} times as fast"}
 PRESETS = {
-    "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 5e-4}, "esgd": {"schedule_speed": 2}}),
+    "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 2e-3}, "esgd": {"schedule_speed": 2}}),
     "paper": Preset(restarts=50),
 }
 

@@ -1,0 +1,126 @@
+"""Fig. 1: the paper's claim on the stored results, and drawing without computing."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from figures import fig1, measures
+from figures.style import LOOKS
+from training.protocols import PROTOCOLS
+
+STORED = Path(__file__).parents[1] / "figures" / "results" / "fig1-quick"
+
+
+@pytest.fixture
+def no_computing(monkeypatch):
+    def forbidden(*args, **options):
+        raise AssertionError("a stored result was computed again")
+
+    monkeypatch.setattr("training.committee.train", forbidden)
+    monkeypatch.setattr("bpflat.local_entropy", forbidden)
+    monkeypatch.setattr("bpflat.local_energy", forbidden)
+
+
+@pytest.fixture
+def series(no_computing):
+    return {one.name: one for one in fig1.collect(fig1.PRESETS["quick"], STORED)}
+
+
+class TestClaim:
+    """The quick preset says what the paper's Fig. 1 says."""
+
+    def test_restarts(self, series):
+        assert list(series) == list(PROTOCOLS)
+        assert all(len(one.minima.restart) >= 3 for one in series.values())
+
+    def test_local_entropy(self, series):
+        """For d from 0.1 to 0.5, SGD fast is sharper than SGD slow, and SGD slow than rSGD fast and eSGD."""
+        distance = np.mean(series["esgd"].entropy.distance, axis=0)
+        inside = (distance > 0.0999) & (distance < 0.5001)
+        assert np.count_nonzero(inside) >= 5
+        fast, slow, rsgd, esgd = (
+            np.mean(series[name].entropy.phi, axis=0)[inside] for name in ("sgd-fast", "sgd-slow", "rsgd-fast", "esgd")
+        )
+        assert np.all(fast < slow) and np.all(slow < rsgd) and np.all(slow < esgd)
+
+    def test_local_energy(self, series):
+        """The same ranking for σ from 0.5 to 1."""
+        sigma = series["esgd"].energy.sigma
+        inside = (sigma >= 0.5) & (sigma <= 1)
+        fast, slow, rsgd, esgd = (
+            np.mean(series[name].energy.delta_error, axis=0)[inside]
+            for name in ("sgd-fast", "sgd-slow", "rsgd-fast", "esgd")
+        )
+        assert np.all(fast > slow) and np.all(slow > rsgd) and np.all(slow > esgd)
+
+    def test_test_error(self, series):
+        errors = {name: one.minima.test_error.mean() for name, one in series.items()}
+        assert max(errors, key=errors.get) == "sgd-fast"
+
+    def test_every_point_converged(self, series):
+        for one in series.values():
+            assert one.entropy.converged.all(), one.name
+
+
+class TestDrawing:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for path in STORED.glob("*.npz"):
+            shutil.copy(path, tmp_path)
+        return tmp_path
+
+    def test_second_call_only_draws(self, folder, no_computing, capsys):
+        assert fig1.main(["--results", str(folder)]) == 0
+        printed = capsys.readouterr().out
+        for name in ("fig1.pdf", "fig1.png", "fig1.csv"):
+            assert (folder / name).stat().st_size > 1000 and name in printed
+
+    def test_numbers_are_those_of_the_results(self, folder, no_computing, series):
+        fig1.main(["--results", str(folder)])
+        with open(folder / "fig1.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for name, one in series.items():
+            means = [
+                float(row["value"])
+                for row in rows
+                if (row["panel"], row["series"], row["quantity"]) == ("local entropy", name, "mean")
+            ]
+            assert_allclose(means, one.entropy.phi.mean(axis=0), rtol=1e-6)
+            errors = [float(r["value"]) for r in rows if (r["series"], r["quantity"]) == (name, "test_error")]
+            assert_allclose(errors, one.minima.test_error, rtol=1e-6)
+
+    def test_damaged_result_is_named(self, folder, capsys):
+        path = folder / "sgd-slow-entropy.npz"
+        path.write_bytes(path.read_bytes()[:1000])
+        assert fig1.main(["--results", str(folder)]) == 2
+        assert "sgd-slow-entropy.npz is not a whole bpflat file" in capsys.readouterr().err
+
+    def test_results_of_another_preset_are_refused(self, folder, capsys):
+        assert fig1.main(["--results", str(folder), "--preset", "paper"]) == 2
+        assert "sgd-fast.npz" in capsys.readouterr().err
+
+    def test_measures_of_other_weights_are_made_again(self, folder, series, monkeypatch):
+        """A curve that does not belong to the minima is never drawn."""
+        one = series["sgd-slow"]
+        other = type(one.minima)(**{**vars(one.minima), "weights": one.minima.weights[::-1]})
+        calls = []
+        monkeypatch.setattr("bpflat.local_energy", lambda *a, **o: calls.append(a) or one.energy)
+        monkeypatch.setattr("bpflat.local_entropy", lambda *a, **o: calls.append(a) or one.entropy)
+        measures.measure(other, folder, "sgd-slow", label="SGD slow")
+        assert len(calls) == 2
+
+
+def test_every_algorithm_has_its_own_look():
+    assert set(LOOKS) == set(PROTOCOLS)
+    for part in zip(*LOOKS.values(), strict=True):
+        assert len(set(part)) == len(LOOKS)
+
+
+def test_quick_preset_says_what_it_shortened():
+    note = fig1.PRESETS["quick"].note()
+    for name, changed in fig1.PRESETS["quick"].changes.items():
+        assert PROTOCOLS[name].label in note and all(f"{value:g}" in note for value in changed.values())

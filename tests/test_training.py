@@ -1,0 +1,510 @@
+"""The batched trainer against plain twins, its stopping rules, its reproducibility and its files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bpflat import committee as machine
+from tests import naive_training as naive
+from training import committee as command
+from training import randomness
+from training.ensemble import Ensemble, Problem, normalize_rows_
+from training.loss import descent_slopes_, pattern_loss, stability
+from training.progress import StatusLine
+from training.protocols import PROTOCOLS, Protocol, grow
+from training.results import CAPPED, STOPPED, TrainedMinima
+from training.trainer import train
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def toy(n_patterns=60, n_inputs=21, seed=0):
+    """Patterns labelled by a random teacher: learnable."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.choice([-1.0, 1.0], (n_patterns, n_inputs))
+    return patterns, machine.predict(rng.standard_normal((3, n_inputs)), patterns).astype(float)
+
+
+def small(name, **changes):
+    """The protocol `name` for K = 3 and minibatches of 20, few epochs."""
+    return dataclasses.replace(PROTOCOLS[name], **({"K": 3, "B": 20, "max_epochs": 6} | changes))
+
+
+# protocols
+
+
+def test_protocols_are_those_of_the_paper():
+    published = {
+        "sgd-fast": {"eta": 2e-4, "beta0": 2.0, "beta1": 1e-4, "omega0": 5.0, "omega1": 0.0},
+        "sgd-slow": {"eta": 3e-5, "beta0": 0.5, "beta1": 1e-3, "omega0": 0.5, "omega1": 1e-3},
+        "rsgd-fast": {"eta": 1e-4, "y": 10, "gamma0": 2e-3, "gamma1": 2e-3, "beta0": 1.0, "beta1": 2e-4}
+        | {"omega0": 0.5, "omega1": 1e-3},
+        "rsgd-slow": {"eta": 1e-3, "y": 10, "gamma0": 1e-4, "gamma1": 1e-4, "beta0": 1.0, "beta1": 2e-4}
+        | {"omega0": 0.5, "omega1": 1e-3},
+        "esgd": {"eta": 1e-3, "eta_prime": 5e-3, "epsilon": 1e-6, "L": 20, "gamma0": 10.0, "gamma1": 5e-5}
+        | {"beta0": 1.0, "beta1": 1e-4, "omega0": 0.5, "omega1": 5e-4},
+    }
+    assert list(PROTOCOLS) == list(published)
+    for name, values in published.items():
+        protocol = PROTOCOLS[name]
+        assert protocol.name == name
+        assert {key: getattr(protocol, key) for key in values} == values
+        assert (protocol.K, protocol.B) == (9, 100)
+
+
+def test_schedules_grow_exponentially_and_never_overflow():
+    protocol = PROTOCOLS["rsgd-fast"]
+    assert protocol.scales(0) == pytest.approx((1.0, 0.5, 2e-3))
+    assert protocol.scales(700) == pytest.approx((1.0002**700, 0.5 * 1.001**700, 2e-3 * 1.002**700))
+    faster = dataclasses.replace(protocol, schedule_speed=4.0)
+    assert faster.scales(100) == pytest.approx(protocol.scales(400))
+    assert grow(0.5, 1e-3, 1e9) == pytest.approx(1e30)
+    assert grow(0.0, 1e-3, 1e9) == 0.0
+    assert PROTOCOLS["sgd-fast"].scales(4000).omega == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"K": 8}, "K must be odd"),
+        ({"B": 0}, "B must be at least 1"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"schedule_speed": 0.0}, "schedule_speed"),
+        ({"reduction": "median"}, "reduction must be one of sum, mean"),
+        ({"coupling": "strong"}, "coupling"),
+        ({"y": 3}, "y = 3 replicas need algorithm='rsgd'"),
+        ({"stop": "distance"}, "needs algorithm='rsgd' or 'esgd'"),
+        ({"stop": "mean-loss", "tolerance": 0.0}, "tolerance must be positive"),
+        ({"eta": float("nan")}, "eta must be positive"),
+    ],
+)
+def test_a_bad_protocol_names_its_field(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PROTOCOLS["sgd-fast"], **changes)
+
+
+# loss
+
+
+@pytest.mark.parametrize("omega", [0.1, 1.0, 20.0])
+def test_loss_is_the_papers(omega):
+    s = np.linspace(-3, 3, 61)
+    assert pattern_loss(torch.from_numpy(s), omega).numpy() == pytest.approx(naive.loss(s, omega), abs=1e-14)
+
+
+def test_loss_and_slopes_survive_enormous_scales():
+    s = torch.tensor([-3.0, -1e-20, 0.0, 1e-20, 3.0])
+    values = pattern_loss(s, 1e12)
+    assert torch.isfinite(values).all()
+    assert values.tolist() == pytest.approx([3.0, 0.0, 0.0, 0.0, 0.0], abs=1e-12)
+    h = torch.tensor([[-2.0, -1e-13, 0.0, 1e-13, 2.0], [2.0, 0.0, 0.0, -2.0, 1.0], [0.0, 0.0, 0.0, 1e-30, -1.0]])
+    z = (2 * 1e12 * h)[None]
+    slopes = descent_slopes_(z.clone(), 1e12, torch.empty_like(z), torch.empty(1, 1, 5))
+    assert torch.isfinite(slopes).all()
+    assert (slopes >= 0).all()
+    assert torch.isfinite(stability(z)).all()
+
+
+@pytest.mark.parametrize(("beta", "omega"), [(0.5, 0.5), (2.0, 5.0), (30.0, 7.0)])
+def test_slopes_are_those_of_autograd(beta, omega):
+    generator = torch.Generator().manual_seed(1)
+    h = torch.randn(4, 5, 50, generator=generator, dtype=torch.float64, requires_grad=True)
+    s = torch.tanh(beta * h).sum(1) / 5**0.5
+    (torch.nn.functional.softplus(-2 * omega * s) / (2 * omega)).sum().backward()  # the loss, written differently
+    z = (2 * beta * h).detach().float()
+    slopes = descent_slopes_(z, omega, torch.empty_like(z), torch.empty(4, 1, 50))
+    expected = -h.grad
+    assert (slopes.double() * 4 * beta / 5**0.5).numpy() == pytest.approx(expected.numpy(), rel=2e-4, abs=1e-5)
+
+
+def test_slopes_keep_their_precision_in_the_tail_and_never_become_denormal():
+    z = torch.tensor([4.0, 20.0, 40.0, 60.0, 79.0, 1e9, -40.0, -1e9]).view(1, 1, -1)
+    slopes = descent_slopes_(z.clone(), 1e-6, torch.empty_like(z), torch.empty(1, 1, 8)).flatten().double().numpy()
+    x = z.flatten().double().numpy() / 2
+    expected = 0.25 / np.cosh(np.minimum(np.abs(x), 300)) ** 2 * 0.5
+    large = expected > 1e-29
+    assert slopes[large] == pytest.approx(expected[large], rel=1e-4)
+    assert np.all((slopes == 0) | (slopes >= 1e-30))
+
+
+# one step against the plain twin
+
+
+def one_epoch(protocol, patterns, labels, seed=3):
+    """Weights (y, K, N) float64 before and after one epoch of restart 0, the minibatches, and the distance."""
+    ensemble = Ensemble.start(protocol, Problem(patterns, labels, CPU), [0, 1], seed)
+    before = ensemble.weights()[0, ..., : patterns.shape[1]].double().numpy()
+    ensemble.run_epoch(0)
+    after = ensemble.weights()[0, ..., : patterns.shape[1]].double().numpy()
+    orders = randomness.minibatch_orders(
+        seed, 0, 0, y=protocol.y, passes=protocol.L, n_patterns=len(patterns), batch=protocol.B
+    )
+    return before, after, orders, ensemble
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_sgd_epoch_matches_the_twin(reduction):
+    patterns, labels = toy()
+    protocol = small("sgd-fast", eta=0.05, reduction=reduction)
+    before, after, orders, _ = one_epoch(protocol, patterns, labels)
+    u, eta = before[0], protocol.eta / (20 if reduction == "mean" else 1)
+    assert len(orders) == 3
+    for index in orders[:, 0]:
+        u = naive.sgd_step(u, patterns[index], labels[index], eta, 2.0, 5.0)
+    assert after[0] == pytest.approx(u, abs=2e-6)
+    assert np.abs(after[0] - before[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("coupling", ["plain", "batch"])
+def test_rsgd_epoch_matches_the_twin(coupling):
+    patterns, labels = toy()
+    protocol = small("rsgd-fast", y=4, eta=0.02, gamma0=0.3, coupling=coupling)
+    u, after, orders, ensemble = one_epoch(protocol, patterns, labels)
+    strength = 0.3 * (20 if coupling == "batch" else 1)
+    for index in orders:
+        u = naive.rsgd_step(u, patterns[index], labels[index], 0.02, strength, 1.0, 0.5)
+    assert after == pytest.approx(u, abs=2e-6)
+    distance = ((u - u.mean(axis=0)) ** 2).sum(axis=(1, 2)).mean()
+    assert ensemble.distances()[0] == pytest.approx(distance, rel=1e-4)
+    centre = ensemble.solution()[0, :, :21].double().numpy()
+    assert centre == pytest.approx(naive.norm(u.mean(axis=0)), abs=2e-6)
+
+
+def test_esgd_epoch_matches_the_twin():
+    patterns, labels = toy()
+    protocol = small("esgd", L=4, eta=0.05, eta_prime=0.03, epsilon=0.01, gamma0=2.0)
+    before, after, orders, ensemble = one_epoch(protocol, patterns, labels)
+    generator = torch.Generator().manual_seed(randomness.device_seed(3, 0, 0, 0))
+    u = before[0]
+    assert orders.shape == (4 * 3, 1, 20)
+    for indices in orders[:, 0].reshape(3, 4, 20):
+        noise = torch.empty(4, 3, 32).normal_(generator=generator)[..., :21].double().numpy()
+        u, mean = naive.esgd_step(
+            u,
+            patterns[indices],
+            labels[indices],
+            noise,
+            eta=0.05,
+            eta_prime=0.03,
+            gamma=2.0,
+            epsilon=0.01,
+            alpha=0.75,
+            beta=1.0,
+            omega=0.5,
+        )
+    assert after[0] == pytest.approx(u, abs=2e-6)
+    assert ensemble.distances()[0] == pytest.approx(((u - mean) ** 2).sum(), rel=1e-4)
+
+
+def test_dropout_drops_whole_inputs_and_rescales_the_rest():
+    patterns, labels = toy(n_inputs=200)
+    ensemble = Ensemble.start(small("sgd-fast", dropout=0.3), Problem(patterns, labels, CPU), [0, 1], 0)
+    ensemble.run_epoch(0)
+    x = ensemble._x.view(2, 20, -1)[..., :200]
+    kept = x != 0
+    assert 0.6 < kept.float().mean() < 0.8
+    assert torch.allclose(x[kept].abs(), torch.tensor(1 / 0.7))
+    assert not torch.equal(kept[0], kept[1])
+
+
+# randomness
+
+
+def test_minibatches_cover_every_pattern_once_a_pass():
+    orders = randomness.minibatch_orders(1, 2, 3, y=4, passes=5, n_patterns=60, batch=20)
+    assert orders.shape == (15, 4, 20)
+    for replica in range(4):
+        for one_pass in orders[:, replica].reshape(5, 60):
+            assert np.array_equal(np.sort(one_pass), np.arange(60))
+    assert not np.array_equal(orders[:, 0], orders[:, 1])
+
+
+def test_leftover_patterns_wait():
+    orders = randomness.minibatch_orders(1, 2, 3, y=1, passes=1, n_patterns=47, batch=20)
+    assert orders.shape == (2, 1, 20)
+    assert len(np.unique(orders)) == 40
+
+
+def test_random_numbers_differ_by_seed_restart_and_epoch():
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    orders = [randomness.minibatch_orders(*k, y=1, passes=1, n_patterns=60, batch=20).tobytes() for k in keys]
+    seeds = [randomness.device_seed(*k, replica) for k in keys for replica in range(2)]
+    starts = [randomness.initial_weights(s, r, (1, 3, 21)).tobytes() for s, r in [(0, 0), (1, 0), (0, 1)]]
+    for values in (orders, seeds, starts):
+        assert len(set(values)) == len(values)
+
+
+def test_initial_rows_have_norm_one():
+    weights = randomness.initial_weights(0, 0, (2, 3, 784))
+    assert weights.dtype == np.float32
+    assert np.linalg.norm(weights, axis=-1) == pytest.approx(np.ones((2, 3)), rel=1e-6)
+
+
+# stopping rules and results
+
+
+def test_sgd_fast_stops_at_the_first_epoch_without_errors():
+    patterns, labels = toy()
+    protocol = small("sgd-fast", max_epochs=400, eta=5e-3)
+    result = train(protocol, patterns, labels, restarts=4, test_patterns=patterns, test_labels=labels)
+    assert set(result.status) == {STOPPED}
+    assert np.all(result.train_error == 0)
+    assert np.array_equal(result.test_error, result.train_error)
+    assert np.linalg.norm(result.weights, axis=-1) == pytest.approx(np.full((4, 3), 21**0.5), rel=1e-6)
+    assert np.isnan(result.distance).all()
+    shorter = dataclasses.replace(protocol, max_epochs=int(result.epochs[0]) - 1)
+    earlier = train(shorter, patterns, labels)
+    assert earlier.status[0] == CAPPED
+    assert earlier.train_error[0] > 0
+    assert np.isnan(earlier.test_error[0])
+
+
+def test_sgd_slow_stops_below_its_loss():
+    patterns, labels = toy(40)
+    protocol = small("sgd-slow", max_epochs=3000, eta=5e-3, tolerance=1e-5)
+    result = train(protocol, patterns, labels, restarts=2)
+    assert set(result.status) == {STOPPED}
+    assert np.all(result.train_loss < 1e-5)
+    assert np.all(result.train_loss > 1e-6)  # one epoch earlier it was above 1e-5
+    assert np.all(result.train_error == 0)
+
+
+def test_rsgd_stops_when_its_replicas_have_met():
+    patterns, labels = toy()
+    protocol = small("rsgd-fast", y=3, eta=1e-2, gamma0=0.1, schedule_speed=5.0, max_epochs=2000)
+    result = train(protocol, patterns, labels, restarts=2)
+    assert set(result.status) == {STOPPED}
+    assert np.all(result.distance < 1e-8)
+
+
+def test_esgd_stops_when_u_and_mean_have_met():
+    patterns, labels = toy()
+    protocol = small("esgd", schedule_speed=50.0, eta=0.02, max_epochs=500)
+    result = train(protocol, patterns, labels, restarts=2)
+    assert set(result.status) == {STOPPED}
+    assert np.all(result.distance < 1e-8)
+
+
+# independence of neighbours
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_a_restart_has_the_same_bits_in_any_company(name):
+    patterns, labels = toy(n_inputs=50)
+    protocol = small(name, y=3 if name.startswith("rsgd") else 1, dropout=0.1 if name == "sgd-slow" else 0.0)
+    protocol = dataclasses.replace(protocol, stop="mean-loss", tolerance=1e-12)  # none stops before the cap
+    together = train(protocol, patterns, labels, restarts=7)
+    for chosen in ([5], [2, 5], [0, 3, 5]):
+        apart = train(protocol, patterns, labels, restarts=chosen)
+        assert np.array_equal(apart.weights, together.weights[chosen])
+        assert np.array_equal(apart.distance, together.distance[chosen], equal_nan=True)
+
+
+def test_the_end_of_its_neighbours_does_not_touch_a_restart():
+    patterns, labels = toy()
+    protocol = small("sgd-fast", max_epochs=400, eta=5e-3)
+    together = train(protocol, patterns, labels, restarts=6)
+    assert len(np.unique(together.epochs)) > 2  # the batch has shrunk on the way
+    for restart in range(6):
+        alone = train(protocol, patterns, labels, restarts=[restart])
+        assert np.array_equal(alone.weights[0], together.weights[restart])
+        assert alone.epochs[0] == together.epochs[restart]
+
+
+def test_the_bits_survive_chunks_at_the_size_of_fig_1():
+    rng = np.random.default_rng(0)
+    patterns, labels = rng.choice([-1.0, 1.0], (200, 784)), rng.choice([-1.0, 1.0], 200)
+    protocol = dataclasses.replace(PROTOCOLS["rsgd-fast"], max_epochs=2)
+    together = train(protocol, patterns, labels, restarts=3)  # 30 machines: several chunks
+    alone = train(protocol, patterns, labels, restarts=[1])
+    assert np.array_equal(alone.weights[0], together.weights[1])
+
+
+# checkpoints
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["sgd-fast", "rsgd-fast", "esgd"])
+def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path):
+    patterns, labels = toy()
+    changes = {"sgd-fast": {"max_epochs": 400, "eta": 5e-3}, "rsgd-fast": {"y": 2}, "esgd": {"epsilon": 0.01}}[name]
+    protocol = small(name, **changes)
+    undisturbed = train(protocol, patterns, labels, restarts=3)
+    kill_at = int(np.sort(undisturbed.epochs)[1]) + 2 if name == "sgd-fast" else 4  # one or two have ended
+    path = tmp_path / "run.checkpoint.npz"
+
+    def kill(report):
+        if report.epoch == kill_at:
+            raise Killed
+
+    options = {"restarts": 3, "checkpoint": path, "checkpoint_every": 0.0}
+    with pytest.raises(Killed):
+        train(protocol, patterns, labels, progress=kill, **options)
+    seen = []
+    resumed = train(protocol, patterns, labels, progress=lambda report: seen.append(report.epoch), **options)
+    assert seen[0] == kill_at
+    assert np.array_equal(resumed.weights, undisturbed.weights)
+    assert np.array_equal(resumed.epochs, undisturbed.epochs)
+    assert np.array_equal(resumed.status, undisturbed.status)
+    assert np.array_equal(resumed.distance, undisturbed.distance, equal_nan=True)
+    assert path.exists()  # until the caller has stored the result; a run that finds it has nothing left to do
+    again = train(protocol, patterns, labels, progress=lambda report: pytest.fail("trained"), **options)
+    assert np.array_equal(again.weights, undisturbed.weights)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    patterns, labels = toy()
+    path = tmp_path / "run.checkpoint.npz"
+    train(small("sgd-slow"), patterns, labels, checkpoint=path)
+    with pytest.raises(ValueError, match=r"run\.checkpoint\.npz is of another run: its protocol\.eta is"):
+        train(small("sgd-slow", eta=1e-2), patterns, labels, checkpoint=path)
+    with pytest.raises(ValueError, match="its seed is 0, not 1"):
+        train(small("sgd-slow"), patterns, labels, seed=1, checkpoint=path)
+    with pytest.raises(ValueError, match="its patterns is"):
+        train(small("sgd-slow"), patterns, -labels, checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="checkpoint"):
+        train(small("sgd-slow"), patterns, labels, checkpoint=path)
+
+
+# results and the command line
+
+
+def test_a_result_survives_its_file(tmp_path):
+    patterns, labels = toy()
+    result = train(small("rsgd-fast", y=2), patterns, labels, restarts=2, seed=5, data={"data_seed": 3})
+    result.save(tmp_path / "rsgd-fast.npz")
+    loaded = TrainedMinima.load(tmp_path / "rsgd-fast.npz")
+    assert isinstance(loaded.protocol, Protocol)
+    for field in dataclasses.fields(TrainedMinima):
+        a, b = getattr(result, field.name), getattr(loaded, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        else:
+            assert a == b
+    assert loaded.data == {"data_seed": 3, "n_train": 60}
+    assert set(loaded.versions) == {"bpflat", "numpy", "torch", "python"}
+    assert "rSGD fast" in loaded.summary()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"restarts": 0}, "restarts must be at least 1"),
+        ({"restarts": []}, "restarts must be"),
+        ({"restarts": [1, 1]}, "restarts must be"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"device": "tpu"}, "device must be 'cpu' or 'cuda'"),
+        ({"labels": np.zeros(60)}, "labels must be -1 or \\+1"),
+        ({"labels": np.ones(59)}, "labels must have shape"),
+        ({"patterns": np.ones(60)}, "patterns must have shape"),
+        ({"patterns": np.full((60, 21), np.nan)}, "patterns contain NaN"),
+        ({"protocol": small("sgd-fast", B=61)}, "patterns are 60, fewer than one minibatch of B = 61"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"checkpoint_every": -1.0}, "checkpoint_every"),
+    ],
+)
+def test_bad_input_names_the_argument(changes, message):
+    patterns, labels = toy()
+    arguments = {"protocol": small("sgd-fast"), "patterns": patterns, "labels": labels} | changes
+    with pytest.raises(ValueError, match=message):
+        train(**arguments)
+
+
+def test_the_number_of_threads_is_set_back():
+    before = torch.get_num_threads()
+    train(small("sgd-fast"), *toy(), threads=before + 1)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="use device='cpu'"):
+        train(small("sgd-fast"), *toy(), device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_cpu():
+    patterns, labels = toy()
+    protocol = small("rsgd-fast", y=3)
+    a, b = (train(protocol, patterns, labels, restarts=2, device=d).weights for d in ("cpu", "cuda"))
+    assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_unknown_protocols_are_named(capsys, tmp_path):
+    assert command.main(["sgd", "--out", str(tmp_path)]) == 2
+    assert "protocol must be one of sgd-fast, sgd-slow" in capsys.readouterr().err
+
+
+def test_the_command_trains_stores_and_does_not_train_twice(tmp_path, capsys):
+    arguments = ["sgd-slow", "--restarts", "2", "--max-epochs", "3", "--schedule-speed", "2", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    assert "reached the cap" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["sgd-slow.npz"]
+    result = TrainedMinima.load(tmp_path / "sgd-slow.npz")
+    assert result.weights.shape == (2, 9, 784)
+    assert result.protocol.schedule_speed == 2.0
+    assert result.data["n_train"] == 500
+    assert len(result.data["train_indices"]) == 500
+    assert np.all(result.test_error_balanced > result.test_error)  # the classes are unbalanced
+    stamp = (tmp_path / "sgd-slow.npz").stat().st_mtime_ns
+    assert command.main(arguments) == 0
+    assert (tmp_path / "sgd-slow.npz").stat().st_mtime_ns == stamp
+    assert command.main([*arguments, "--seed", "1"]) == 2
+    assert "its seed is 0, not 1" in capsys.readouterr().err
+
+
+def test_a_killed_process_goes_on_where_it_was(tmp_path):
+    arguments = [sys.executable, "-m", "training.committee", "sgd-slow", "--restarts", "2", "--max-epochs", "400"]
+    arguments += ["--checkpoint-every", "0.2", "--threads", "1", "--out"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    quiet = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([*arguments, str(tmp_path / "a")], check=True, **quiet)
+    process = subprocess.Popen([*arguments, str(tmp_path / "b")], **quiet)
+    checkpoint = tmp_path / "b" / "sgd-slow.checkpoint.npz"
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "b" / "sgd-slow.npz").exists()
+    subprocess.run([*arguments, str(tmp_path / "b")], check=True, **quiet)
+    a, b = (TrainedMinima.load(tmp_path / name / "sgd-slow.npz") for name in "ab")
+    assert np.array_equal(a.weights, b.weights)
+    assert not checkpoint.exists()
+
+
+def test_the_status_line_says_what_is_going_on(capsys):
+    patterns, labels = toy()
+    status = StatusLine(interval=0.0)
+    train(small("rsgd-fast", y=2), patterns, labels, restarts=2, progress=status)
+    status.close()
+    line = capsys.readouterr().err.splitlines()[-1]
+    for word in ("rsgd-fast epoch 6/6", "β", "ω", "γ", "errors min", "distance", "2 running", "epochs/s"):
+        assert word in line
+
+
+def test_configurations_are_json():
+    for protocol in PROTOCOLS.values():
+        assert Protocol(**json.loads(json.dumps(dataclasses.asdict(protocol)))) == protocol
+
+
+def test_rows_are_normalised():
+    u = normalize_rows_(torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(u.norm(dim=-1), torch.ones(2, 3))

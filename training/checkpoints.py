@@ -1,0 +1,108 @@
+"""Checkpoints: the weights of the running restarts, the results of the ended ones, and whose they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpflat.storage import load_npz, save_npz
+
+KIND = "training-checkpoint"
+_ENDED = ("ended_restarts", "ended_weights", "ended_epochs", "ended_status", "ended_distance")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ended:
+    """How one restart ended: its weights (K, N) float32 with unit rows, epochs, status and squared distance."""
+
+    weights: NDArray[np.float32]
+    epochs: int
+    status: str
+    distance: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """State between two epochs.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs done.
+    restarts : list of int
+        Running restarts.
+    u : ndarray of float32, shape (R, y, K, N')
+        Their weights.
+    ended : dict
+        `Ended` of each restart that does not run any more.
+    """
+
+    epoch: int
+    restarts: list[int]
+    u: NDArray[np.float32]
+    ended: dict[int, Ended]
+
+
+def save_checkpoint(path: str | os.PathLike, configuration: dict, state: Checkpoint) -> None:
+    """Write `state` and the JSON-able `configuration` of its run, atomically."""
+    ended = list(state.ended.values())
+    save_npz(
+        path,
+        KIND,
+        configuration=json.dumps(configuration),
+        epoch=state.epoch,
+        restarts=np.array(state.restarts, dtype=np.int64),
+        u=state.u,
+        ended_restarts=np.array(list(state.ended), dtype=np.int64),
+        ended_weights=np.array([e.weights for e in ended], dtype=np.float32),
+        ended_epochs=np.array([e.epochs for e in ended], dtype=np.int64),
+        ended_status=np.array([e.status for e in ended], dtype=np.str_),
+        ended_distance=np.array([e.distance for e in ended], dtype=np.float64),
+    )
+
+
+def load_checkpoint(path: str | os.PathLike, configuration: dict) -> Checkpoint | None:
+    """State saved at `path` by a run of the same `configuration`; None when there is none.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or belongs to a run of another configuration.
+    """
+    if not Path(path).exists():
+        return None
+    names = ("configuration", "epoch", "restarts", "u", *_ENDED)
+    saved = load_npz(path, KIND, names)
+    require_same(path, json.loads(str(saved["configuration"])), configuration)
+    columns = (saved[name] for name in _ENDED)
+    ended = {
+        int(restart): Ended(weights, int(epochs), str(status), float(distance))
+        for restart, weights, epochs, status, distance in zip(*columns, strict=True)
+    }
+    return Checkpoint(int(saved["epoch"]), saved["restarts"].tolist(), saved["u"], ended)
+
+
+def require_same(path: str | os.PathLike, found: dict, wanted: dict) -> None:
+    """Raise a ValueError that names the first difference between two configurations."""
+    found, wanted = _flat(found), _flat(json.loads(json.dumps(wanted)))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{path} is of another run: its {name} is {found.get(name)!r}, not {wanted.get(name)!r}. "
+                "Ask for the same configuration, choose another folder, or delete that file"
+            )
+
+
+def _flat(configuration: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in configuration.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

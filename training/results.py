@@ -1,0 +1,138 @@
+"""What a training run leaves behind: the minima, how they were reached, and everything needed to make them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bpflat.storage import load_npz, save_npz
+from training.protocols import Protocol
+
+KIND = "trained-minima"
+STOPPED = "stopped by its rule"
+CAPPED = "reached the cap"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedMinima:
+    """Minima of one protocol, one a restart.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, shape (R, K, N)
+        Rows with ``|w_k|² = N``.  For rSGD the normalised centre of the replicas, for eSGD u (not u' or μ).
+    restart : ndarray of int, shape (R,)
+        Which restart; with `seed` it fixes initial weights, minibatches and noise.
+    seed : int
+    epochs : ndarray of int, shape (R,)
+        Epochs until the restart ended.
+    status : ndarray of str, shape (R,)
+        "stopped by its rule" or "reached the cap".
+    train_error, test_error, test_error_balanced : ndarray of float, shape (R,)
+        Fractions, with hard signs; NaN without a test set.
+    train_loss : ndarray of float, shape (R,)
+        Mean loss of the training set with the β and ω of the last epoch.
+    distance : ndarray of float, shape (R,)
+        Squared distance (see `Protocol`) after the last epoch; NaN for SGD.
+    protocol : Protocol
+        The resolved configuration.
+    device : str
+        "cpu" or "cuda".
+    data : dict
+        Where the patterns are from, such as n_train, data_seed, balanced, train_indices.
+    versions : dict
+        Of bpflat, numpy, torch and python.
+    git_revision : str
+        Of the checkout, or "unknown".
+    """
+
+    weights: NDArray[np.float32]
+    restart: NDArray[np.int64]
+    seed: int
+    epochs: NDArray[np.int64]
+    status: NDArray[np.str_]
+    train_error: NDArray[np.float64]
+    train_loss: NDArray[np.float64]
+    test_error: NDArray[np.float64]
+    test_error_balanced: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    protocol: Protocol
+    device: str
+    data: dict
+    versions: dict
+    git_revision: str
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["protocol"] = dataclasses.asdict(self.protocol)
+        for name in _JSON:
+            fields[name] = json.dumps(fields[name])
+        save_npz(path, KIND, **fields)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> TrainedMinima:
+        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
+        names = tuple(field.name for field in dataclasses.fields(cls))
+        arrays = load_npz(path, KIND, names)
+        fields = {name: arrays[name] for name in names}
+        try:
+            for name in _JSON:
+                fields[name] = json.loads(str(fields[name]))
+            fields["protocol"] = Protocol(**fields["protocol"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} was made by another version ({error}); make it again") from error
+        fields["seed"], fields["device"] = int(fields["seed"]), str(fields["device"])
+        fields["git_revision"] = str(fields["git_revision"])
+        return cls(**fields)
+
+    def summary(self) -> str:
+        """One line for each restart, for people."""
+        head = f"{'restart':>7} {'epochs':>7} {'train':>8} {'test':>8} {'balanced':>9}  status"
+        rows = [
+            f"{r:7d} {t:7d} {train:8.2%} {test:8.2%} {balanced:9.2%}  {status}"
+            for r, t, train, test, balanced, status in zip(
+                self.restart,
+                self.epochs,
+                self.train_error,
+                self.test_error,
+                self.test_error_balanced,
+                self.status,
+                strict=True,
+            )
+        ]
+        return "\n".join([f"{self.protocol.label} (schedule speed {self.protocol.schedule_speed:g})", head, *rows])
+
+
+_JSON = ("protocol", "data", "versions")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that can change the last bits of a result."""
+    from importlib import metadata
+
+    try:
+        own = metadata.version("bpflat")
+    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+        own = "unknown"
+    return {"bpflat": own, "numpy": np.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def git_revision() -> str:
+    """Commit of the checkout this file is in, with "-dirty" where files were changed; "unknown" outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()
