@@ -52,7 +52,7 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
     _boxes(test, series, looks)
     for axes, letter in zip((entropy, energy, test), "abc", strict=True):
         axes.set_title(letter, loc="left", fontweight="bold")
-    lines = [line for text in (note, *_left_out(series)) for line in textwrap.wrap(text, width=170)]
+    lines = [line for text in (note, *_left_out(series)) for line in textwrap.wrap(text, width=140)]
     figure.supxlabel("\n".join(lines), fontsize=6, color="0.35")
     return figure
 

@@ -2,7 +2,8 @@
 
 import os
 
-# Torch's worker threads spin between two products.  When anything else runs on the machine, they then wait for
-# each other's time slices, and training becomes tens of times slower; sleeping costs next to nothing.
-# The setting is read when torch is first imported, and a choice of the user's is kept.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Torch's worker threads spin between two products.  When anything else runs on the machine they then wait for each
+# other's time slices, and training becomes tens of times slower; a worker that soon falls asleep costs next to
+# nothing.  libgomp reads this when torch is first imported; a choice of the user's is kept.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
