@@ -1,45 +1,24 @@
-"""The batched trainer against plain twins, its stopping rules, its reproducibility and its files."""
+"""The batched trainer: protocols, loss, steps against plain twins, stopping rules, independence of neighbours."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bpflat import committee as machine
 from tests import naive_training as naive
-from training import committee as command
+from tests.toy_training import small, toy
 from training import randomness
 from training.ensemble import Ensemble, Problem, normalize_rows_
 from training.loss import descent_slopes_, pattern_loss, stability
-from training.progress import StatusLine
 from training.protocols import PROTOCOLS, Protocol, grow
-from training.results import CAPPED, STOPPED, TrainedMinima
+from training.results import CAPPED, STOPPED
 from training.trainer import train
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def toy(n_patterns=60, n_inputs=21, seed=0):
-    """Patterns labelled by a random teacher: learnable."""
-    rng = np.random.default_rng(seed)
-    patterns = rng.choice([-1.0, 1.0], (n_patterns, n_inputs))
-    return patterns, machine.predict(rng.standard_normal((3, n_inputs)), patterns).astype(float)
-
-
-def small(name, **changes):
-    """The protocol `name` for K = 3 and minibatches of 20, few epochs."""
-    return dataclasses.replace(PROTOCOLS[name], **({"K": 3, "B": 20, "max_epochs": 6} | changes))
 
 
 # protocols
@@ -93,6 +72,11 @@ def test_schedules_grow_exponentially_and_never_overflow():
 def test_a_bad_protocol_names_its_field(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PROTOCOLS["sgd-fast"], **changes)
+
+
+def test_configurations_are_json():
+    for protocol in PROTOCOLS.values():
+        assert Protocol(**json.loads(json.dumps(dataclasses.asdict(protocol)))) == protocol
 
 
 # loss
@@ -330,179 +314,6 @@ def test_the_bits_survive_chunks_at_the_size_of_fig_1():
     together = train(protocol, patterns, labels, restarts=3)  # 30 machines: several chunks
     alone = train(protocol, patterns, labels, restarts=[1])
     assert np.array_equal(alone.weights[0], together.weights[1])
-
-
-# checkpoints
-
-
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("name", ["sgd-fast", "rsgd-fast", "esgd"])
-def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path):
-    patterns, labels = toy()
-    changes = {"sgd-fast": {"max_epochs": 400, "eta": 5e-3}, "rsgd-fast": {"y": 2}, "esgd": {"epsilon": 0.01}}[name]
-    protocol = small(name, **changes)
-    undisturbed = train(protocol, patterns, labels, restarts=3)
-    kill_at = int(np.sort(undisturbed.epochs)[1]) + 2 if name == "sgd-fast" else 4  # one or two have ended
-    path = tmp_path / "run.checkpoint.npz"
-
-    def kill(report):
-        if report.epoch == kill_at:
-            raise Killed
-
-    options = {"restarts": 3, "checkpoint": path, "checkpoint_every": 0.0}
-    with pytest.raises(Killed):
-        train(protocol, patterns, labels, progress=kill, **options)
-    seen = []
-    resumed = train(protocol, patterns, labels, progress=lambda report: seen.append(report.epoch), **options)
-    assert seen[0] == kill_at
-    assert np.array_equal(resumed.weights, undisturbed.weights)
-    assert np.array_equal(resumed.epochs, undisturbed.epochs)
-    assert np.array_equal(resumed.status, undisturbed.status)
-    assert np.array_equal(resumed.distance, undisturbed.distance, equal_nan=True)
-    assert path.exists()  # until the caller has stored the result; a run that finds it has nothing left to do
-    again = train(protocol, patterns, labels, progress=lambda report: pytest.fail("trained"), **options)
-    assert np.array_equal(again.weights, undisturbed.weights)
-
-
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    patterns, labels = toy()
-    path = tmp_path / "run.checkpoint.npz"
-    train(small("sgd-slow"), patterns, labels, checkpoint=path)
-    with pytest.raises(ValueError, match=r"run\.checkpoint\.npz is of another run: its protocol\.eta is"):
-        train(small("sgd-slow", eta=1e-2), patterns, labels, checkpoint=path)
-    with pytest.raises(ValueError, match="its seed is 0, not 1"):
-        train(small("sgd-slow"), patterns, labels, seed=1, checkpoint=path)
-    with pytest.raises(ValueError, match="its patterns is"):
-        train(small("sgd-slow"), patterns, -labels, checkpoint=path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="checkpoint"):
-        train(small("sgd-slow"), patterns, labels, checkpoint=path)
-
-
-# results and the command line
-
-
-def test_a_result_survives_its_file(tmp_path):
-    patterns, labels = toy()
-    result = train(small("rsgd-fast", y=2), patterns, labels, restarts=2, seed=5, data={"data_seed": 3})
-    result.save(tmp_path / "rsgd-fast.npz")
-    loaded = TrainedMinima.load(tmp_path / "rsgd-fast.npz")
-    assert isinstance(loaded.protocol, Protocol)
-    for field in dataclasses.fields(TrainedMinima):
-        a, b = getattr(result, field.name), getattr(loaded, field.name)
-        if isinstance(a, np.ndarray):
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
-        else:
-            assert a == b
-    assert loaded.data == {"data_seed": 3, "n_train": 60}
-    assert set(loaded.versions) == {"bpflat", "numpy", "torch", "python"}
-    assert "rSGD fast" in loaded.summary()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"restarts": 0}, "restarts must be at least 1"),
-        ({"restarts": []}, "restarts must be"),
-        ({"restarts": [1, 1]}, "restarts must be"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"device": "tpu"}, "device must be 'cpu' or 'cuda'"),
-        ({"labels": np.zeros(60)}, "labels must be -1 or \\+1"),
-        ({"labels": np.ones(59)}, "labels must have shape"),
-        ({"patterns": np.ones(60)}, "patterns must have shape"),
-        ({"patterns": np.full((60, 21), np.nan)}, "patterns contain NaN"),
-        ({"protocol": small("sgd-fast", B=61)}, "patterns are 60, fewer than one minibatch of B = 61"),
-        ({"threads": 0}, "threads must be at least 1"),
-        ({"checkpoint_every": -1.0}, "checkpoint_every"),
-    ],
-)
-def test_bad_input_names_the_argument(changes, message):
-    patterns, labels = toy()
-    arguments = {"protocol": small("sgd-fast"), "patterns": patterns, "labels": labels} | changes
-    with pytest.raises(ValueError, match=message):
-        train(**arguments)
-
-
-def test_the_number_of_threads_is_set_back():
-    before = torch.get_num_threads()
-    train(small("sgd-fast"), *toy(), threads=before + 1)
-    assert torch.get_num_threads() == before
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_is_refused_where_there_is_none():
-    with pytest.raises(ValueError, match="use device='cpu'"):
-        train(small("sgd-fast"), *toy(), device="cuda")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_agrees_with_the_cpu():
-    patterns, labels = toy()
-    protocol = small("rsgd-fast", y=3)
-    a, b = (train(protocol, patterns, labels, restarts=2, device=d).weights for d in ("cpu", "cuda"))
-    assert a == pytest.approx(b, abs=1e-4)
-
-
-def test_unknown_protocols_are_named(capsys, tmp_path):
-    assert command.main(["sgd", "--out", str(tmp_path)]) == 2
-    assert "protocol must be one of sgd-fast, sgd-slow" in capsys.readouterr().err
-
-
-def test_the_command_trains_stores_and_does_not_train_twice(tmp_path, capsys):
-    arguments = ["sgd-slow", "--restarts", "2", "--max-epochs", "3", "--schedule-speed", "2", "--out", str(tmp_path)]
-    assert command.main(arguments) == 0
-    assert "reached the cap" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["sgd-slow.npz"]
-    result = TrainedMinima.load(tmp_path / "sgd-slow.npz")
-    assert result.weights.shape == (2, 9, 784)
-    assert result.protocol.schedule_speed == 2.0
-    assert result.data["n_train"] == 500
-    assert len(result.data["train_indices"]) == 500
-    assert np.all(result.test_error_balanced > result.test_error)  # the classes are unbalanced
-    stamp = (tmp_path / "sgd-slow.npz").stat().st_mtime_ns
-    assert command.main(arguments) == 0
-    assert (tmp_path / "sgd-slow.npz").stat().st_mtime_ns == stamp
-    assert command.main([*arguments, "--seed", "1"]) == 2
-    assert "its seed is 0, not 1" in capsys.readouterr().err
-
-
-def test_a_killed_process_goes_on_where_it_was(tmp_path):
-    arguments = [sys.executable, "-m", "training.committee", "sgd-slow", "--restarts", "2", "--max-epochs", "400"]
-    arguments += ["--checkpoint-every", "0.2", "--threads", "1", "--out"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    quiet = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([*arguments, str(tmp_path / "a")], check=True, **quiet)
-    process = subprocess.Popen([*arguments, str(tmp_path / "b")], **quiet)
-    checkpoint = tmp_path / "b" / "sgd-slow.checkpoint.npz"
-    while not checkpoint.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "b" / "sgd-slow.npz").exists()
-    subprocess.run([*arguments, str(tmp_path / "b")], check=True, **quiet)
-    a, b = (TrainedMinima.load(tmp_path / name / "sgd-slow.npz") for name in "ab")
-    assert np.array_equal(a.weights, b.weights)
-    assert not checkpoint.exists()
-
-
-def test_the_status_line_says_what_is_going_on(capsys):
-    patterns, labels = toy()
-    status = StatusLine(interval=0.0)
-    train(small("rsgd-fast", y=2), patterns, labels, restarts=2, progress=status)
-    status.close()
-    line = capsys.readouterr().err.splitlines()[-1]
-    for word in ("rsgd-fast epoch 6/6", "β", "ω", "γ", "errors min", "distance", "2 running", "epochs/s"):
-        assert word in line
-
-
-def test_configurations_are_json():
-    for protocol in PROTOCOLS.values():
-        assert Protocol(**json.loads(json.dumps(dataclasses.asdict(protocol)))) == protocol
 
 
 def test_rows_are_normalised():

@@ -15,7 +15,7 @@ from training.protocols import Protocol, Scales
 _ALIGNMENT = 16  # floats in 64 bytes; see Ensemble
 
 # Minibatches gathered at once: on the CPU what stays in its cache between the gathering and the two products.
-_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
+_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
 
 
 def _even_slices(n: int, parts: int) -> list[slice]:
@@ -49,9 +49,9 @@ def normalize_rows_(u: torch.Tensor) -> torch.Tensor:
     return u.div_(torch.linalg.vector_norm(u, dim=-1, keepdim=True))
 
 
-def squared_distance(u: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+def squared_distance(u: torch.Tensor, anchor: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """``Σ_ki (u_ki − anchor_ki)²`` averaged over replicas: shapes (R, y, K, N), (R, 1, K, N) -> (R,)."""
-    return (u - anchor).square_().sum((2, 3)).mean(1)
+    return torch.sub(u, anchor, out=scratch).square_().sum((2, 3)).mean(1)
 
 
 class Ensemble:
@@ -95,6 +95,8 @@ class Ensemble:
         self._z = torch.empty(chunk, p.K, p.B, device=device)
         self._r = torch.empty_like(self._z)
         self._s = torch.empty(chunk, 1, p.B, device=device)
+        self._scratch = torch.empty_like(self.u)
+        self._centre = torch.empty_like(self.u[:, :1])
         self._norm = torch.empty(n_machines, p.K, 1, device=device)
         self._noise = torch.zeros(len(self.lanes), p.L, p.K, n_padded, device=device) if p.epsilon else None
         random = p.epsilon or p.dropout
@@ -175,10 +177,14 @@ class Ensemble:
         # Beyond 1 the replicas would overshoot their centre; schedules reach that only long after their stop.
         pull = min(p.eta * attraction, 1.0)
         for index in orders:
-            anchor = self.u.mean(1, keepdim=True) if p.algorithm == "rsgd" else None
+            anchor = self._mean_replica() if p.algorithm == "rsgd" else None
             self._step(self.u, index, scales, p.eta * gain, anchor, pull)
         if p.algorithm == "rsgd":
-            self.distance = squared_distance(self.u, self.u.mean(1, keepdim=True))
+            self.distance = squared_distance(self.u, self._mean_replica(), self._scratch)
+
+    def _mean_replica(self) -> torch.Tensor:
+        """ū, shape (lanes, 1, K, N'), in a buffer that the next call overwrites."""
+        return torch.mean(self.u, 1, keepdim=True, out=self._centre)
 
     def _esgd_epoch(self, orders: torch.Tensor, scales: Scales, gain: float, attraction: float) -> None:
         """Entropy-SGD (Algorithm 1): as many outer steps as there are minibatches in one pass through the patterns."""
@@ -194,7 +200,7 @@ class Ensemble:
                 mean.lerp_(u, 1 - p.alpha)
             self.u.mul_(1 - outer).add_(mean, alpha=outer)
             normalize_rows_(self.u)
-            self.distance = squared_distance(self.u, mean)
+            self.distance = squared_distance(self.u, mean, self._scratch)
 
     def _step(
         self,
