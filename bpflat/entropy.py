@@ -15,9 +15,10 @@ from tqdm import tqdm
 from bpflat.arguments import check_grid, check_problem
 from bpflat.bp import FixedPoint, make_nodes, solve_edges, solve_nodes
 from bpflat.committee import fingerprint, preactivations, vote
+from bpflat.ep import solve_ep
 from bpflat.storage import load_result, save_result
 
-METHODS = ("bp", "bp-edge")
+METHODS = ("bp", "bp-edge", "ep")
 _FIRST, _STRIDE, _FINEST = 1e-3, 4.0, 1.02  # largest Δ to begin at; longest and shortest factor between two Δ
 _DISTANCE_STEPS = 25
 
@@ -104,8 +105,8 @@ def local_entropy(
 ) -> LocalEntropyCurve:
     """Measure the normalised local entropy Φ_LE(w, d) (eq. 3) around zero-error references.
 
-    The log fraction, per weight, of the sphere at distance d around w that makes no training error.  Belief
-    propagation gives ``log Z(w, Δ)`` with a Gaussian prior N(w, Δ) on the weights (B.1 of the paper), point after
+    The log fraction, per weight, of the sphere at distance d around w that makes no training error.  One of
+    the methods gives ``log Z(w, Δ)`` with a Gaussian prior N(w, Δ) on the weights (B.1 of the paper), point after
     point along Δ; a Legendre transform gives Φ at ``d(Δ)``.
 
     Parameters
@@ -120,12 +121,13 @@ def local_entropy(
         Prior variances Δ > 0, increasing.  Default: 12 points, geometric from 1e-3 to 4.
     distances : array_like, shape (D,), optional
         Distances d > 0, increasing, at which Φ is wanted instead (then Δ is found to 1e-10).
-    method : {"bp", "bp-edge"}
-        Belief propagation by its node form (fast), or by plain messages on edges (for comparison).
+    method : {"bp", "bp-edge", "ep"}
+        Belief propagation by its node form (fast), or by plain messages on edges (for comparison), or expectation
+        propagation with full covariances: slower, and right where the inputs are correlated, as pixels are.
     beta : float, optional
         Softening of the patterns for references with training errors; not available yet.
     seed : int, optional
-        For methods that sample; belief propagation does not.
+        For methods that sample; belief and expectation propagation do not.
     tolerance : float
         Of the fixed point (see `bpflat.bp.solve_nodes`); Φ is then good to about its square.
     n_jobs : int
@@ -137,7 +139,7 @@ def local_entropy(
     -------
     LocalEntropyCurve
         A point that did not converge is NaN, with ``converged`` False; the others stand.  Where the equations of
-        belief propagation have several solutions (it happens beyond Δ = 1), it is the one that grows out of the
+        the method have several solutions (it happens beyond Δ = 1), it is the one that grows out of the
         reference as Δ grows from 1e-3, whatever grid was asked for.
 
     Raises
@@ -213,8 +215,11 @@ def _curve(weights, patterns, labels, grid, follow, method: str, tolerance: floa
         solve = partial(solve_edges, weights, patterns, labels, tolerance=tolerance)
         finest = _STRIDE  # what failed was too slow, and would be again
     else:
-        solve = partial(solve_nodes, make_nodes(weights, patterns), labels, tolerance=tolerance)
-        finest = _FINEST
+        nodes, finest = make_nodes(weights, patterns), _FINEST
+        if method == "ep":
+            solve = partial(solve_ep, nodes.hidden, nodes.gram, labels, weights.shape[1], tolerance=tolerance)
+        else:
+            solve = partial(solve_nodes, nodes, labels, tolerance=tolerance)
     return [replace(point, messages=()) for point in follow(partial(_reach, solve, finest=finest), grid)]
 
 

@@ -143,3 +143,37 @@ def belief_propagation(weights, patterns, labels, delta, sweeps):
     )
     distance = np.mean((mean - weights) ** 2 + 1 / precision) / 2
     return total / weights.size, distance
+
+
+# --- expectation propagation --------------------------------------------------------------------------------
+
+
+def expectation_propagation(weights, patterns, labels, delta, sweeps):
+    """Log Z and d, per weight, by damped updates of one Gaussian site a pre-activation, on weights not on patterns."""
+    n_hidden, n_inputs = weights.shape
+    x = patterns / np.sqrt(n_inputs)
+    nu, tau = np.zeros((len(x), n_hidden)), np.zeros((len(x), n_hidden))
+    for _ in range(sweeps):
+        means, variances, log_partitions, spreads = [], [], [], []
+        for k in range(n_hidden):  # the weights' own Gaussian posterior
+            covariance = np.linalg.inv(np.eye(n_inputs) / delta + x.T @ (tau[:, [k]] * x))
+            mean = covariance @ (weights[k] / delta + x.T @ nu[:, k])
+            means.append(x @ mean)
+            variances.append(np.sum(x @ covariance * x, axis=1))
+            spreads.append(np.sum((mean - weights[k]) ** 2) + np.trace(covariance))
+            log_partitions.append(
+                0.5 * np.linalg.slogdet(covariance / delta)[1]
+                + 0.5 * (mean @ np.linalg.solve(covariance, mean) - weights[k] @ weights[k] / delta)
+            )
+        m, v = np.transpose(means), np.transpose(variances)
+        cavity = 1 / (1 / v - tau)
+        omega = cavity * (m / v - nu)
+        g, curvature, log_z = output_node(omega, cavity, labels)
+        new_m, new_v = omega + cavity * g, cavity - cavity**2 * curvature
+        sites = -0.5 * np.log1p(cavity * tau) + 0.5 * (cavity * nu**2 + 2 * omega * nu - omega**2 * tau) / (
+            1 + cavity * tau
+        )
+        tau += 0.5 * (1 / new_v - 1 / cavity - tau)
+        nu += 0.5 * (new_m / new_v - omega / cavity - nu)
+    total = sum(log_partitions) + log_z.sum() - sites.sum()
+    return total / weights.size, sum(spreads) / (2 * weights.size)

@@ -1,7 +1,6 @@
 """local_entropy: curves, limits, stored solutions, bad input, files."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bpflat import LocalEntropyCurve, load_reduced_fashion_mnist, local_entropy
 from tests.test_bp import random_instance
 
-REFERENCE = Path(os.environ.get("BPFLAT_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
+REFERENCE = Path(__file__).with_name("reference")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ points with far less work.  Both return a `FixedPoint` and share `output_node`, 
 from bpflat.bp.edges import solve_edges
 from bpflat.bp.fixed_point import FixedPoint
 from bpflat.bp.kernels import output_node
-from bpflat.bp.newton import solve_nodes
+from bpflat.bp.node_solver import solve_nodes
 from bpflat.bp.nodes import make_nodes
 
 __all__ = ["FixedPoint", "make_nodes", "output_node", "solve_edges", "solve_nodes"]

@@ -1,4 +1,4 @@
-"""A Newton-Krylov solver for the node form of belief propagation.
+"""The solver of the node form of belief propagation.
 
 The unknowns are the cavity moments (ω, V); evaluating the fixed-point map costs one sweep.  Newton's linear systems
 are solved by GMRES, with differences of sweeps for the Jacobian.  What keeps GMRES short is the preconditioner: each
@@ -13,16 +13,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse.linalg import LinearOperator, gmres
 
 from bpflat.bp.fixed_point import FixedPoint
 from bpflat.bp.kernels import output_node
 from bpflat.bp.nodes import BinaryNodes, RealNodes
+from bpflat.newton import directional_difference, newton_krylov
 
 _PULL = 0.1  # patterns with ΔΓ below this stay out of the preconditioner: cheaper, and GMRES needs no more steps
-_KRYLOV = 60  # directions that a Newton step may use
-_HALVINGS = 12  # of a Newton step, before it counts as failed
-_DIFFERENCE = 1e-7  # largest move of an unknown in a Jacobian product: half the digits of a float64
 
 
 def solve_nodes(
@@ -58,8 +55,7 @@ def solve_nodes(
         With ``messages = (g, Γ)``, each of shape (P, K).  ``converged`` is False when no fraction of a step reduced
         the residual or `max_steps` was reached.
     """
-    shape = nodes.hidden.shape
-    size = nodes.hidden.size
+    shape, size = nodes.hidden.shape, nodes.hidden.size
     sweeps = 0
 
     def flat(cavity):
@@ -68,55 +64,32 @@ def solve_nodes(
     def change(point):
         """What a sweep changes at a point (ω/√Δ, V/Δ), and the output node's (g, Γ, log Z) there."""
         nonlocal sweeps
+        if not (point[size:] > 0).all():
+            return np.full(2 * size, np.inf), None
         sweeps += 1
         omega, variance = np.sqrt(delta) * point[:size].reshape(shape), delta * point[size:].reshape(shape)
         outputs = output_node(omega, variance, labels)
         return flat(nodes.cavity(delta, *outputs[:2])) - point, outputs
 
+    def linearize(point, residual, outputs):
+        respond = _unit_response(nodes, delta, outputs[1])
+
+        def product(direction):
+            return -directional_difference(lambda x: change(x)[0], point, residual, direction)
+
+        def precondition(vector):
+            return np.concatenate([respond(vector[:size]), vector[size:]])
+
+        return product, precondition
+
     nothing = np.zeros(shape)
     point = flat(nodes.cavity(delta, *(start.messages if start else (nothing, nothing))))
     if not (point[size:] > 0).all():  # the old curvatures make no sense at this Δ
         point = flat(nodes.cavity(delta, nothing, nothing))
-    residual, outputs = change(point)
-    for _ in range(max_steps):
-        if not np.abs(residual).max(initial=0) > tolerance:
-            break
-        step = _newton_step(lambda x: change(x)[0], point, residual, _unit_response(nodes, delta, outputs[1]))
-        length = 1.0
-        for _ in range(_HALVINGS):
-            trial = point + length * step
-            if (trial[size:] > 0).all():
-                trial_residual, trial_outputs = change(trial)
-                if np.linalg.norm(trial_residual) < (1 - 1e-4 * length) * np.linalg.norm(residual):
-                    break
-            length /= 2
-        else:
-            break
-        point, residual, outputs = trial, trial_residual, trial_outputs
-    largest = float(np.abs(residual).max(initial=0))
-    log_z, excess = nodes.bethe(delta, *outputs)
-    return FixedPoint(float(delta), log_z, excess, largest <= tolerance, sweeps, largest, outputs[:2])
-
-
-def _newton_step(change: Callable, point: NDArray, residual: NDArray, response: Callable) -> NDArray:
-    """Solve ``-change'(point) step = residual`` to a precision that keeps Newton's convergence superlinear."""
-
-    def product(direction):
-        norm = np.abs(direction).max()
-        if norm == 0:
-            return np.zeros_like(direction)
-        h = _DIFFERENCE / norm
-        return (residual - change(point + h * direction)) / h
-
-    half = point.size // 2
-
-    def precondition(vector):
-        return np.concatenate([response(vector[:half]), vector[half:]])
-
-    operators = [LinearOperator((point.size, point.size), matvec=f, dtype=float) for f in (product, precondition)]
-    precision = np.clip(np.linalg.norm(residual), 1e-4, 1e-2)
-    step, _ = gmres(operators[0], residual, M=operators[1], rtol=precision, restart=_KRYLOV, maxiter=1)
-    return step
+    root = newton_krylov(change, linearize, point, tolerance=tolerance, max_steps=max_steps)
+    log_z, excess = nodes.bethe(delta, *root.extra)
+    residual = float(np.abs(root.residual).max(initial=0))
+    return FixedPoint(float(delta), log_z, excess, root.converged, sweeps, residual, root.extra[:2])
 
 
 def _unit_response(nodes: BinaryNodes | RealNodes, delta: float, curvature: NDArray) -> Callable:
