@@ -168,7 +168,7 @@ def _run(
         epoch, ended = state.epoch, dict(state.ended)
         u = torch.from_numpy(state.u).to(problem.patterns.device)
         ensemble = Ensemble(protocol, problem, state.restarts, u, seed)
-    saved_at = time.monotonic()
+    saved_at = -math.inf  # save after the first epoch: a folder that cannot be written shows at once
     while ensemble.restarts:
         ensemble.run_epoch(epoch)
         epoch += 1
