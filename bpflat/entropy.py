@@ -47,8 +47,8 @@ class LocalEntropyCurve:
     train_error : float or ndarray of shape (R,)
         Fraction of training errors of the reference itself.
     method : str
-    beta : float
-        Inverse temperature of the softened patterns; infinite for zero-error references.
+    beta : ndarray
+        Cost of an error; infinite where the reference makes none, 0 where the prior alone makes no more than it.
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
     """
@@ -62,7 +62,7 @@ class LocalEntropyCurve:
     n_iter: NDArray[np.int64]
     train_error: float | NDArray[np.float64]
     method: str
-    beta: float = np.inf
+    beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
 
     def save(self, path: str | os.PathLike) -> None:
@@ -103,11 +103,11 @@ def local_entropy(
     n_jobs: int = 1,
     progress: bool = False,
 ) -> LocalEntropyCurve:
-    """Measure the normalised local entropy Φ_LE(w, d) (eq. 3) around zero-error references.
+    """Measure the normalised local entropy Φ_LE(w, d) (eq. 3).
 
-    The log fraction, per weight, of the sphere at distance d around w that makes no training error.  One of
-    the methods gives ``log Z(w, Δ)`` with a Gaussian prior N(w, Δ) on the weights (B.1 of the paper), point after
-    point along Δ; a Legendre transform gives Φ at ``d(Δ)``.
+    The log fraction, per weight, of the sphere at distance d around w that makes no more training errors than w.
+    One of the methods gives ``log Z(w, Δ)`` with a Gaussian prior N(w, Δ) on the weights (B.1 of the paper), point
+    after point along Δ; a Legendre transform gives Φ at ``d(Δ)``.
 
     Parameters
     ----------
@@ -125,7 +125,9 @@ def local_entropy(
         Belief propagation by its node form (fast), or by plain messages on edges (for comparison), or expectation
         propagation with full covariances: slower, and right where the inputs are correlated, as pixels are.
     beta : float, optional
-        Softening of the patterns for references with training errors; not available yet.
+        Cost β of a training error, where factors ``e^{-β} + (1 - e^{-β}) 1[right]`` replace the hard ones.  By default
+        infinite for references without errors; else balanced at every Δ so that the mean number of errors is the
+        reference's.
     seed : int, optional
         For methods that sample; belief and expectation propagation do not.
     tolerance : float
@@ -146,8 +148,8 @@ def local_entropy(
     ------
     ValueError
         Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
-        without weights, Δ or d that are not positive and increasing, both or an unknown method, or a reference that
-        makes training errors.
+        without weights, Δ or d that are not positive and rising or both of them, an unknown method, β ≤ 0, or errors
+        and β with "bp-edge".
 
     References
     ----------
@@ -157,8 +159,10 @@ def local_entropy(
         raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(map(repr, METHODS))}")
     if deltas is not None and distances is not None:
         raise ValueError("deltas and distances are both given; give the one at which Φ is wanted")
-    if beta is not None:
-        raise ValueError("beta softens the patterns for references with training errors, which is not built yet")
+    if beta is not None and not beta > 0:
+        raise ValueError(f"beta must be positive (what an error costs), not {beta}")
+    if beta is not None and method == "bp-edge":
+        raise ValueError("beta needs method 'bp' or 'ep'; messages on edges know hard patterns only")
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     weights, patterns, labels = check_problem(weights, patterns, labels)
@@ -167,11 +171,10 @@ def local_entropy(
         raise ValueError("weights have a hidden unit whose weights are all zero: it has no direction to start from")
     references = (weights * (np.sqrt(weights.shape[-1]) / norms)).reshape(-1, *weights.shape[-2:])
     errors = np.mean(vote(preactivations(references, patterns)) != labels, axis=-1)
-    if errors.any():
+    if errors.any() and method == "bp-edge":
         raise ValueError(
             f"weights: {np.count_nonzero(errors)} of {len(errors)} references make training errors (the first: "
-            f"{np.flatnonzero(errors)[0]}), and the local entropy of such references is not built yet; "
-            "train them to zero errors or leave them out"
+            f"{np.flatnonzero(errors)[0]}), which messages on edges cannot allow; use method 'bp' or 'ep'"
         )
     if distances is not None:
         grid, follow = check_grid("distances", distances), _along_distances
@@ -180,7 +183,7 @@ def local_entropy(
         follow = _along_deltas
     with parallel_config("loky", inner_max_num_threads=1):
         curves = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_curve)(w, patterns, labels, grid, follow, method, tolerance) for w in references
+            delayed(_curve)(w, patterns, labels, grid, follow, method, tolerance, beta) for w in references
         )
         bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
         points = [list(curve) for curve in bar]
@@ -202,6 +205,7 @@ def local_entropy(
         n_iter=collect(lambda p: p.n_iter, np.int64),
         train_error=float(errors[0]) if weights.ndim == 2 else errors,
         method=method,
+        beta=if_converged("beta"),
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
     )
 
@@ -209,17 +213,22 @@ def local_entropy(
 Solve = Callable[..., FixedPoint]  # (Δ, start=None) → fixed point
 
 
-def _curve(weights, patterns, labels, grid, follow, method: str, tolerance: float) -> list[FixedPoint]:
+def _curve(weights, patterns, labels, grid, follow, method: str, tolerance: float, beta) -> list[FixedPoint]:
     """All points of one reference (K, N)."""
     if method == "bp-edge":
         solve = partial(solve_edges, weights, patterns, labels, tolerance=tolerance)
         finest = _STRIDE  # what failed was too slow, and would be again
     else:
         nodes, finest = make_nodes(weights, patterns), _FINEST
+        options = {
+            "tolerance": tolerance,
+            "n_errors": np.count_nonzero(vote(nodes.hidden) != labels),
+            "beta": beta,
+        }
         if method == "ep":
-            solve = partial(solve_ep, nodes.hidden, nodes.gram, labels, weights.shape[1], tolerance=tolerance)
+            solve = partial(solve_ep, nodes.hidden, nodes.gram, labels, nodes.n_inputs, **options)
         else:
-            solve = partial(solve_nodes, nodes, labels, tolerance=tolerance)
+            solve = partial(solve_nodes, nodes, labels, **options)
     return [replace(point, messages=()) for point in follow(partial(_reach, solve, finest=finest), grid)]
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bpflat.bp.errors import tolerant_output_node
 from bpflat.bp.fixed_point import FixedPoint
-from bpflat.bp.kernels import output_node
 from bpflat.newton import directional_difference, newton_krylov
 
 
@@ -29,6 +29,8 @@ def solve_ep(
     n_inputs: int,
     delta: float,
     *,
+    n_errors: int = 0,
+    beta: float | None = None,
     start: FixedPoint | None = None,
     tolerance: float = 1e-9,
     max_steps: int = 40,
@@ -47,6 +49,10 @@ def solve_ep(
         N.
     delta : float
         Prior variance Δ > 0.
+    n_errors : int
+        Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
+    beta : float, optional
+        Cost of an error, instead of the one that balances `n_errors`.
     start : FixedPoint, optional
         An earlier result for the same reference at a nearby Δ; else begin without sites.
     tolerance : float
@@ -71,21 +77,21 @@ def solve_ep(
     sweeps = 0
 
     def sites(point):
-        """Both site parameters (2, P, K) and log Z_μ at a point (ω/√Δ, V/Δ)."""
+        """Both site parameters (2, P, K), and the output nodes' answers, at a point (ω/√Δ, V/Δ)."""
         omega, variance = (scale * point).reshape(2, *shape)
-        g, curvature, log_z = output_node(omega, variance, labels)
-        shrink = 1 - variance * curvature
-        return np.stack([g + omega * curvature, curvature]) / shrink, log_z
+        outputs = tolerant_output_node(omega, variance, labels, n_errors, beta)
+        shrink = 1 - variance * outputs.curvature
+        return np.stack([outputs.g + omega * outputs.curvature, outputs.curvature]) / shrink, outputs
 
     def change(point):
         nonlocal sweeps
         if not (point[size:] > 0).all():
             return np.full(2 * size, np.inf), None
         sweeps += 1
-        (nu, tau), log_z = sites(point)
+        (nu, tau), outputs = sites(point)
         posterior, mean = _posterior(hidden, kernel, nu, tau)
         image = _cavities(mean, _diagonal(posterior), nu, tau)
-        return np.ravel(image) / scale - point, (nu, tau, log_z, posterior, mean)
+        return np.ravel(image) / scale - point, (nu, tau, outputs, posterior, mean)
 
     def linearize(point, residual, extra):
         nu, tau, _, posterior, mean = extra
@@ -116,14 +122,14 @@ def solve_ep(
         if (point[size:] > 0).all():  # else the old sites make no sense at this Δ
             break
     root = newton_krylov(change, linearize, point, tolerance=tolerance, max_steps=max_steps)
-    nu, tau, log_z, posterior, mean = root.extra
+    nu, tau, outputs, posterior, mean = root.extra
     omega, variance = (scale * root.point).reshape(2, *shape)
     signs, log_dets = np.linalg.slogdet(_precision(kernel, tau))
     shift, pull = mean - hidden, nu - tau * mean
     total = (
         -0.5 * log_dets.sum()
         + 0.5 * np.sum((nu - tau * hidden) * shift + 2 * nu * hidden - tau * hidden**2)
-        + log_z.sum()
+        + outputs.log_z.sum()
         + 0.5 * np.sum(np.log1p(variance * tau))
         - 0.5 * np.sum((variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau))
     )
@@ -131,7 +137,17 @@ def solve_ep(
     excess = (delta * np.vdot(pull, gram @ pull) - np.sum(_diagonal(posterior) * tau)) / n_weights
     residual = float(np.abs(root.residual).max(initial=0))
     converged = root.converged and bool((signs > 0).all())
-    return FixedPoint(float(delta), float(total / n_weights), float(excess), converged, sweeps, residual, (nu, tau))
+    return FixedPoint(
+        delta=float(delta),
+        log_z=float(total / n_weights),
+        excess=float(excess),
+        converged=converged,
+        n_iter=sweeps,
+        residual=residual,
+        messages=(nu, tau),
+        beta=outputs.beta,
+        errors=outputs.errors / n_weights,
+    )
 
 
 def _precision(kernel, tau):

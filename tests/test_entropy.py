@@ -162,7 +162,8 @@ class TestBadInput:
             ({"deltas": [0.1], "distances": [0.1]}, "both given"),
             ({"method": "tap"}, "method 'tap' is unknown"),
             ({"tolerance": 0}, "tolerance must be positive"),
-            ({"beta": 2.0}, "beta"),
+            ({"beta": 0.0}, "beta must be positive"),
+            ({"beta": 2.0, "method": "bp-edge"}, "beta needs method"),
         ],
     )
     def test_message_names_the_argument(self, instance, change, message):
@@ -170,10 +171,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             local_entropy(**arguments)
 
-    def test_reference_with_training_errors(self, instance):
+    def test_edges_refuse_training_errors(self, instance):
         weights, patterns, labels = instance
         with pytest.raises(ValueError, match="1 of 2 references make training errors"):
-            local_entropy([weights, -weights], patterns, labels)
+            local_entropy([weights, -weights], patterns, labels, method="bp-edge")
 
 
 class TestFiles:

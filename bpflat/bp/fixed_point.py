@@ -28,6 +28,10 @@ class FixedPoint:
         Largest remaining change of a message, in units of its prior's standard deviation.
     messages : tuple of ndarray
         The state that warm-starts the next Δ; its shapes belong to the form that made it.
+    beta : float
+        What an error costs; infinite where none is allowed.
+    errors : float
+        Mean number of training errors per weight at that cost.
     """
 
     delta: float
@@ -37,6 +41,8 @@ class FixedPoint:
     n_iter: int
     residual: float
     messages: tuple[NDArray, ...] = field(repr=False)
+    beta: float = np.inf
+    errors: float = 0.0
 
     @property
     def distance(self) -> float:
@@ -45,5 +51,8 @@ class FixedPoint:
 
     @property
     def phi(self) -> float:
-        """Legendre transform ``Φ_LE(d) = log Z/n + d/Δ - 1/2 - log(2d/Δ)/2`` (eq. 3), NaN if not converged."""
-        return self.log_z + 0.5 * (self.excess - np.log1p(self.excess)) if self.converged else np.nan
+        """Legendre transform ``(log Z + β errors)/n + d/Δ - 1/2 - log(2d/Δ)/2`` (eq. 3), NaN if not converged."""
+        if not self.converged:
+            return np.nan
+        paid = self.beta * self.errors if self.errors else 0.0
+        return self.log_z + paid + 0.5 * (self.excess - np.log1p(self.excess))

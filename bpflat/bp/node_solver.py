@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from bpflat.bp.errors import tolerant_output_node
 from bpflat.bp.fixed_point import FixedPoint
-from bpflat.bp.kernels import output_node
 from bpflat.bp.nodes import BinaryNodes, RealNodes
 from bpflat.newton import directional_difference, newton_krylov
 
@@ -27,6 +27,8 @@ def solve_nodes(
     labels: NDArray[np.float64],
     delta: float,
     *,
+    n_errors: int = 0,
+    beta: float | None = None,
     start: FixedPoint | None = None,
     tolerance: float = 1e-9,
     max_steps: int = 40,
@@ -41,6 +43,10 @@ def solve_nodes(
         ±1.
     delta : float
         Prior variance Δ > 0.
+    n_errors : int
+        Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
+    beta : float, optional
+        Cost of an error, instead of the one that balances `n_errors`.
     start : FixedPoint, optional
         An earlier result for the same reference at a nearby Δ; else begin as if no pattern pulled.
     tolerance : float
@@ -62,17 +68,17 @@ def solve_nodes(
         return np.concatenate([cavity.omega.ravel() / np.sqrt(delta), cavity.variance.ravel() / delta])
 
     def change(point):
-        """What a sweep changes at a point (ω/√Δ, V/Δ), and the output node's (g, Γ, log Z) there."""
+        """What a sweep changes at a point (ω/√Δ, V/Δ), and the output nodes' answers there."""
         nonlocal sweeps
         if not (point[size:] > 0).all():
             return np.full(2 * size, np.inf), None
         sweeps += 1
         omega, variance = np.sqrt(delta) * point[:size].reshape(shape), delta * point[size:].reshape(shape)
-        outputs = output_node(omega, variance, labels)
+        outputs = tolerant_output_node(omega, variance, labels, n_errors, beta)
         return flat(nodes.cavity(delta, *outputs[:2])) - point, outputs
 
     def linearize(point, residual, outputs):
-        respond = _unit_response(nodes, delta, outputs[1])
+        respond = _unit_response(nodes, delta, outputs.curvature)
 
         def product(direction):
             return -directional_difference(lambda x: change(x)[0], point, residual, direction)
@@ -87,9 +93,11 @@ def solve_nodes(
     if not (point[size:] > 0).all():  # the old curvatures make no sense at this Δ
         point = flat(nodes.cavity(delta, nothing, nothing))
     root = newton_krylov(change, linearize, point, tolerance=tolerance, max_steps=max_steps)
-    log_z, excess = nodes.bethe(delta, *root.extra)
+    outputs = root.extra
+    log_z, excess = nodes.bethe(delta, *outputs[:3])
     residual = float(np.abs(root.residual).max(initial=0))
-    return FixedPoint(float(delta), log_z, excess, root.converged, sweeps, residual, root.extra[:2])
+    errors = outputs.errors / (nodes.n_inputs * shape[1])
+    return FixedPoint(float(delta), log_z, excess, root.converged, sweeps, residual, outputs[:2], outputs.beta, errors)
 
 
 def _unit_response(nodes: BinaryNodes | RealNodes, delta: float, curvature: NDArray) -> Callable:

@@ -98,6 +98,11 @@ class RealNodes:
     weights: NDArray[np.float64]
     inputs: NDArray[np.float64]
 
+    @property
+    def n_inputs(self) -> int:
+        """N."""
+        return self.inputs.shape[1]
+
     @cached_property
     def hidden(self) -> NDArray[np.float64]:
         """Pre-activations of the reference, shape (P, K)."""
