@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from bpflat.arguments import check_grid, check_problem
-from bpflat.bp import FixedPoint, make_nodes, solve_edges, solve_nodes
+from bpflat.bp import Point, make_nodes, solve_edges, solve_nodes
 from bpflat.committee import fingerprint, preactivations, vote
 from bpflat.ep import solve_ep
+from bpflat.mcmc import sample_log_z
 from bpflat.storage import load_result, save_result
 
-METHODS = ("bp", "bp-edge", "ep")
+METHODS = ("bp", "bp-edge", "ep", "mcmc")
 _FIRST, _STRIDE, _FINEST = 1e-3, 4.0, 1.02  # largest Δ to begin at; longest and shortest factor between two Δ
 _DISTANCE_STEPS = 25
 
@@ -100,6 +101,8 @@ def local_entropy(
     beta: float | None = None,
     seed: int | None = None,
     tolerance: float = 1e-9,
+    n_samples: int = 4000,
+    n_chains: int = 4,
     n_jobs: int = 1,
     progress: bool = False,
 ) -> LocalEntropyCurve:
@@ -121,19 +124,23 @@ def local_entropy(
         Prior variances Δ > 0, increasing.  Default: 12 points, geometric from 1e-3 to 4.
     distances : array_like, shape (D,), optional
         Distances d > 0, increasing, at which Φ is wanted instead (then Δ is found to 1e-10).
-    method : {"bp", "bp-edge", "ep"}
-        Belief propagation by its node form (fast), or by plain messages on edges (for comparison), or expectation
-        propagation with full covariances: slower, and right where the inputs are correlated, as pixels are.
+    method : {"bp", "bp-edge", "ep", "mcmc"}
+        Belief propagation by its node form (fast) or by plain messages on edges (for comparison); expectation
+        propagation with full covariances, slower, and closer where the inputs are correlated, as pixels are; Monte
+        Carlo, slow, and right within its standard error.
     beta : float, optional
         Cost β of a training error, where factors ``e^{-β} + (1 - e^{-β}) 1[right]`` replace the hard ones.  By default
         infinite for references without errors; else balanced at every Δ so that the mean number of errors is the
         reference's.
     seed : int, optional
-        For methods that sample; belief and expectation propagation do not.
+        For "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
     tolerance : float
         Of the fixed point (see `bpflat.bp.solve_nodes`); Φ is then good to about its square.
+    n_samples, n_chains : int
+        For "mcmc": sweeps of a chain and number of chains (see `bpflat.mcmc.sample_log_z`).
     n_jobs : int
-        Worker processes over the references, as in joblib (-1: one a core).  Results agree to rounding.
+        Worker processes over the references, as in joblib (-1: one a core); for "mcmc" with one reference, threads
+        over its chains.  Results agree to rounding.
     progress : bool
         Show a bar over the references on stderr.
 
@@ -163,6 +170,11 @@ def local_entropy(
         raise ValueError(f"beta must be positive (what an error costs), not {beta}")
     if beta is not None and method == "bp-edge":
         raise ValueError("beta needs method 'bp' or 'ep'; messages on edges know hard patterns only")
+    if n_samples < 100 or n_chains < 2:
+        raise ValueError(
+            "n_samples must be at least 100 and n_chains at least 2, for a standard error; "
+            f"they are {n_samples} and {n_chains}"
+        )
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     weights, patterns, labels = check_problem(weights, patterns, labels)
@@ -181,9 +193,13 @@ def local_entropy(
     else:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas)
         follow = _along_deltas
+    common = {"method": method, "tolerance": tolerance, "beta": beta, "n_samples": n_samples, "n_chains": n_chains}
+    root = np.random.SeedSequence(seed)
+    inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
     with parallel_config("loky", inner_max_num_threads=1):
-        curves = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_curve)(w, patterns, labels, grid, follow, method, tolerance, beta) for w in references
+        curves = Parallel(n_jobs=outer, return_as="generator")(
+            delayed(_curve)(w, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **common)
+            for w, stream in zip(references, root.spawn(len(references)), strict=True)
         )
         bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
         points = [list(curve) for curve in bar]
@@ -200,7 +216,7 @@ def local_entropy(
         distance=if_converged("distance"),
         log_z=if_converged("log_z"),
         phi=if_converged("phi"),
-        std_error=np.full(shape, np.nan),
+        std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
         train_error=float(errors[0]) if weights.ndim == 2 else errors,
@@ -210,29 +226,33 @@ def local_entropy(
     )
 
 
-Solve = Callable[..., FixedPoint]  # (Δ, start=None) → fixed point
+Solve = Callable[..., Point]  # (Δ, start=None) → fixed point
 
 
-def _curve(weights, patterns, labels, grid, follow, method: str, tolerance: float, beta) -> list[FixedPoint]:
+def _curve(
+    weights, patterns, labels, grid, follow, *, method, tolerance, beta, n_samples, n_chains, seed, n_jobs
+) -> list[Point]:
     """All points of one reference (K, N)."""
     if method == "bp-edge":
-        solve = partial(solve_edges, weights, patterns, labels, tolerance=tolerance)
-        finest = _STRIDE  # what failed was too slow, and would be again
+        # finest = _STRIDE: what failed was too slow, and would be again
+        reach = partial(_reach, partial(solve_edges, weights, patterns, labels, tolerance=tolerance), finest=_STRIDE)
+        return [replace(point, messages=()) for point in follow(reach, grid)]
+    nodes = make_nodes(weights, patterns)
+    options = {"n_errors": np.count_nonzero(vote(nodes.hidden) != labels), "beta": beta}
+    pre_activations = nodes.hidden, nodes.gram, labels, nodes.n_inputs
+    if method == "bp":
+        solve = partial(solve_nodes, nodes, labels, tolerance=tolerance, **options)
     else:
-        nodes, finest = make_nodes(weights, patterns), _FINEST
-        options = {
-            "tolerance": tolerance,
-            "n_errors": np.count_nonzero(vote(nodes.hidden) != labels),
-            "beta": beta,
-        }
-        if method == "ep":
-            solve = partial(solve_ep, nodes.hidden, nodes.gram, labels, nodes.n_inputs, **options)
-        else:
-            solve = partial(solve_nodes, nodes, labels, **options)
-    return [replace(point, messages=()) for point in follow(partial(_reach, solve, finest=finest), grid)]
+        solve = partial(solve_ep, *pre_activations, tolerance=tolerance, **options)
+    if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
+        deltas = grid if follow is _along_deltas else [p.delta for p in follow(partial(_reach, solve), grid)]
+        options |= {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
+        streams = seed.spawn(len(deltas))
+        return [sample_log_z(*pre_activations, d, seed=s, **options) for d, s in zip(deltas, streams, strict=True)]
+    return [replace(point, messages=()) for point in follow(partial(_reach, solve), grid)]
 
 
-def _along_deltas(reach: Callable, deltas: Iterable[float]) -> Iterator[FixedPoint]:
+def _along_deltas(reach: Callable, deltas: Iterable[float]) -> Iterator[Point]:
     """Solve at each Δ, starting from the last one that converged."""
     start = None
     for delta in deltas:
@@ -241,7 +261,7 @@ def _along_deltas(reach: Callable, deltas: Iterable[float]) -> Iterator[FixedPoi
         yield point
 
 
-def _along_distances(reach: Callable, distances: Iterable[float], precision: float = 1e-10) -> Iterator[FixedPoint]:
+def _along_distances(reach: Callable, distances: Iterable[float], precision: float = 1e-10) -> Iterator[Point]:
     """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
     start = None
     for distance in distances:
@@ -262,7 +282,7 @@ def _along_distances(reach: Callable, distances: Iterable[float], precision: flo
         yield point
 
 
-def _reach(solve: Solve, delta: float, start: FixedPoint | None, finest: float = _FINEST) -> FixedPoint:
+def _reach(solve: Solve, delta: float, start: Point | None, finest: float = _FINEST) -> Point:
     """Follow the fixed points from `start`, or from a small Δ, up to Δ.
 
     Beyond Δ of about 1 the equations can have several solutions; the one meant is that which grows out of the

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.bp.errors import tolerant_output_node
-from bpflat.bp.fixed_point import FixedPoint
 from bpflat.newton import directional_difference, newton_krylov
+from bpflat.point import Point
 
 
 def solve_ep(
@@ -31,10 +31,10 @@ def solve_ep(
     *,
     n_errors: int = 0,
     beta: float | None = None,
-    start: FixedPoint | None = None,
+    start: Point | None = None,
     tolerance: float = 1e-9,
     max_steps: int = 40,
-) -> FixedPoint:
+) -> Point:
     """Find the fixed point of expectation propagation at one Δ.
 
     Parameters
@@ -53,7 +53,7 @@ def solve_ep(
         Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
     beta : float, optional
         Cost of an error, instead of the one that balances `n_errors`.
-    start : FixedPoint, optional
+    start : Point, optional
         An earlier result for the same reference at a nearby Δ; else begin without sites.
     tolerance : float
         Largest |change of ω|/√Δ and |change of V|/Δ that one more iteration may make.
@@ -62,7 +62,7 @@ def solve_ep(
 
     Returns
     -------
-    FixedPoint
+    Point
         With ``messages = (ν, τ)``, each of shape (P, K).  ``converged`` is False when the solver gave up or a
         covariance is not positive definite there.
 
@@ -137,7 +137,7 @@ def solve_ep(
     excess = (delta * np.vdot(pull, gram @ pull) - np.sum(_diagonal(posterior) * tau)) / n_weights
     residual = float(np.abs(root.residual).max(initial=0))
     converged = root.converged and bool((signs > 0).all())
-    return FixedPoint(
+    return Point(
         delta=float(delta),
         log_z=float(total / n_weights),
         excess=float(excess),

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from joblib import Parallel, delayed, parallel_config
 
 from figures.measures import Series, measure
-from figures.panels import draw, save
+from figures.panels import draw, save_figure, save_table, table
 from figures.style import LOOKS, use_style
 from training.committee import run
 from training.progress import StatusLine
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         series = collect(preset, folder, device=arguments.device, n_jobs=arguments.jobs)
         figure = draw(series, LOOKS, preset.note())
-        paths = save(figure, series, folder, "fig1")
+        paths = [*save_figure(figure, folder, "fig1"), save_table(table(series), folder, "fig1")]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

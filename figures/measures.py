@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve, committee
@@ -53,17 +54,14 @@ def measure(minima: TrainedMinima, folder: Path, name: str, *, label: str, n_job
     solved = weights[minima.train_error == 0]
     if not len(solved):
         raise ValueError(f"{name}: no restart reached zero training errors; train longer or leave the protocol out")
-    data = bpflat.load_reduced_fashion_mnist(
-        minima.data["n_train"], seed=minima.data["data_seed"], balanced=minima.data["balanced"]
-    )
-    problem = data.train_patterns, data.train_labels
-    entropy = _stored(
+    problem = problem_of(minima)
+    entropy = stored(
         folder / f"{name}-entropy.npz",
         LocalEntropyCurve,
         solved,
         lambda: bpflat.local_entropy(solved, *problem, distances=DISTANCES, n_jobs=n_jobs, progress=True),
     )
-    energy = _stored(
+    energy = stored(
         folder / f"{name}-energy.npz",
         LocalEnergyProfile,
         weights,
@@ -72,7 +70,15 @@ def measure(minima: TrainedMinima, folder: Path, name: str, *, label: str, n_job
     return Series(name, label, minima, entropy, energy)
 
 
-def _stored(path: Path, kind: type, weights: np.ndarray, compute: Callable):
+def problem_of(minima: TrainedMinima) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Training patterns (P, N) and labels (P,) of stored minima."""
+    data = bpflat.load_reduced_fashion_mnist(
+        minima.data["n_train"], seed=minima.data["data_seed"], balanced=minima.data["balanced"]
+    )
+    return data.train_patterns, data.train_labels
+
+
+def stored(path: Path, kind: type, weights: NDArray, compute: Callable):
     """Read the result of these weights at `path`; where it is absent or of other weights, compute and store it."""
     if path.exists():
         result = kind.load(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -119,16 +119,20 @@ def table(series: Sequence[Series]) -> Iterator[tuple]:
                 yield "test error", one.name, what, restart, "", f"{value:.9g}"
 
 
-def save(figure: Figure, series: Sequence[Series], folder: Path, name: str) -> list[Path]:
-    """Write NAME.pdf, NAME.png and NAME.csv to `folder`, each whole or not at all; returns their paths."""
+def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.pdf and NAME.png to `folder`, each whole or not at all; returns their paths."""
     paths = []
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", None)):
         paths.append(folder / (name + suffix))
         with atomic_write(paths[-1]) as file:
             figure.savefig(file, format=suffix[1:], metadata=metadata)
-    paths.append(folder / f"{name}.csv")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table(series))
-    with atomic_write(paths[-1]) as file:
-        file.write(text.getvalue().encode())
     return paths
+
+
+def save_table(rows: Iterable[tuple], folder: Path, name: str) -> Path:
+    """Write NAME.csv to `folder`, whole or not at all; returns its path."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    with atomic_write(folder / f"{name}.csv") as file:
+        file.write(text.getvalue().encode())
+    return folder / f"{name}.csv"

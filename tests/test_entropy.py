@@ -162,6 +162,8 @@ class TestBadInput:
             ({"deltas": [0.1], "distances": [0.1]}, "both given"),
             ({"method": "tap"}, "method 'tap' is unknown"),
             ({"tolerance": 0}, "tolerance must be positive"),
+            ({"n_samples": 10}, "n_samples must be at least 100"),
+            ({"n_chains": 1}, "n_chains at least 2"),
             ({"beta": 0.0}, "beta must be positive"),
             ({"beta": 2.0, "method": "bp-edge"}, "beta needs method"),
         ],

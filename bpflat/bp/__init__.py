@@ -1,13 +1,13 @@
 """Belief propagation on the fully-connected committee machine: log Z(w, Δ) of the anchored partition function.
 
 `solve_edges` passes messages on every edge, as the method is usually written; `solve_nodes` finds the same fixed
-points with far less work.  Both return a `FixedPoint` and share `output_node`, the exact vote of K noisy signs.
+points with far less work.  Both return a `Point` and share `output_node`, the exact vote of K noisy signs.
 """
 
 from bpflat.bp.edges import solve_edges
-from bpflat.bp.fixed_point import FixedPoint
 from bpflat.bp.kernels import output_node
 from bpflat.bp.node_solver import solve_nodes
 from bpflat.bp.nodes import make_nodes
+from bpflat.point import Point
 
-__all__ = ["FixedPoint", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
+__all__ = ["Point", "make_nodes", "output_node", "solve_edges", "solve_nodes"]

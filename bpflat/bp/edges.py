@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.bp.fixed_point import FixedPoint
 from bpflat.bp.kernels import _edge_sweep
+from bpflat.point import Point
 
 
 def solve_edges(
@@ -20,11 +20,11 @@ def solve_edges(
     labels: NDArray[np.float64],
     delta: float,
     *,
-    start: FixedPoint | None = None,
+    start: Point | None = None,
     damping: float = 0.0,
     tolerance: float = 1e-10,
     max_sweeps: int = 2000,
-) -> FixedPoint:
+) -> Point:
     """Iterate the messages of every edge to their fixed point.
 
     Patterns are visited one after the other, each seeing the newest totals: on real pictures, whose Gram matrix has
@@ -40,7 +40,7 @@ def solve_edges(
         ±1.
     delta : float
         Prior variance Δ > 0.
-    start : FixedPoint, optional
+    start : Point, optional
         An earlier result for the same reference whose messages to begin from (any Δ); else from no messages.
     damping : float
         Fraction of the old message that is kept, in [0, 1).
@@ -51,7 +51,7 @@ def solve_edges(
 
     Returns
     -------
-    FixedPoint
+    Point
         With ``messages = (A, B)``, each of shape (P, K, N).  ``converged`` is False when `max_sweeps` was reached
         or a cavity variance turned negative.
     """
@@ -67,7 +67,7 @@ def solve_edges(
         residual = _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, curvature, log_z)
     converged = bool(residual <= tolerance * (1 - damping))
     log_z, excess = _bethe(weights, delta, a, b, precision, field / precision, log_z)
-    return FixedPoint(float(delta), log_z, excess, converged, sweeps, float(residual), (a, b))
+    return Point(float(delta), log_z, excess, converged, sweeps, float(residual), (a, b))
 
 
 def _bethe(weights, delta, a, b, precision, mean, log_z):

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from bpflat.bp.errors import tolerant_output_node
-from bpflat.bp.fixed_point import FixedPoint
 from bpflat.bp.nodes import BinaryNodes, RealNodes
 from bpflat.newton import directional_difference, newton_krylov
+from bpflat.point import Point
 
 _PULL = 0.1  # patterns with ΔΓ below this stay out of the preconditioner: cheaper, and GMRES needs no more steps
 
@@ -29,10 +29,10 @@ def solve_nodes(
     *,
     n_errors: int = 0,
     beta: float | None = None,
-    start: FixedPoint | None = None,
+    start: Point | None = None,
     tolerance: float = 1e-9,
     max_steps: int = 40,
-) -> FixedPoint:
+) -> Point:
     """Find the fixed point of belief propagation at one Δ.
 
     Parameters
@@ -47,7 +47,7 @@ def solve_nodes(
         Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
     beta : float, optional
         Cost of an error, instead of the one that balances `n_errors`.
-    start : FixedPoint, optional
+    start : Point, optional
         An earlier result for the same reference at a nearby Δ; else begin as if no pattern pulled.
     tolerance : float
         Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make.  log Z is stationary at the fixed
@@ -57,7 +57,7 @@ def solve_nodes(
 
     Returns
     -------
-    FixedPoint
+    Point
         With ``messages = (g, Γ)``, each of shape (P, K).  ``converged`` is False when no fraction of a step reduced
         the residual or `max_steps` was reached.
     """
@@ -97,7 +97,7 @@ def solve_nodes(
     log_z, excess = nodes.bethe(delta, *outputs[:3])
     residual = float(np.abs(root.residual).max(initial=0))
     errors = outputs.errors / (nodes.n_inputs * shape[1])
-    return FixedPoint(float(delta), log_z, excess, root.converged, sweeps, residual, outputs[:2], outputs.beta, errors)
+    return Point(float(delta), log_z, excess, root.converged, sweeps, residual, outputs[:2], outputs.beta, errors)
 
 
 def _unit_response(nodes: BinaryNodes | RealNodes, delta: float, curvature: NDArray) -> Callable:

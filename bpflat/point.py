@@ -1,4 +1,4 @@
-"""What both forms of belief propagation return: one converged (or not) point at one Δ."""
+"""What every estimator returns: one converged (or not) point of a local-entropy curve."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class FixedPoint:
-    """Belief propagation around one reference at one prior variance Δ.
+class Point:
+    """log Z around one reference at one prior variance Δ, and what follows from it.
 
     Attributes
     ----------
     delta : float
         Variance Δ of the Gaussian prior around the reference.
     log_z : float
-        Bethe log-partition function per weight, ``log Z(w, Δ)/(KN)``, in nats.
+        Log-partition function per weight, ``log Z(w, Δ)/(KN)``, in nats.
     excess : float
         ``ε = 2 d/Δ - 1``, how far the solutions stay from the prior's typical distance; kept because
         d itself would lose ε's digits around flat minima.
     converged : bool
     n_iter : int
-        Sweeps over all messages (evaluations of the fixed-point map).
+        Sweeps over all messages (evaluations of the fixed-point map), or over all chains.
     residual : float
-        Largest remaining change of a message, in units of its prior's standard deviation.
+        Largest remaining change of a message, in units of its prior's standard deviation; of chains, R-hat - 1.
     messages : tuple of ndarray
         The state that warm-starts the next Δ; its shapes belong to the form that made it.
     beta : float
         What an error costs; infinite where none is allowed.
     errors : float
         Mean number of training errors per weight at that cost.
+    std_error : float
+        Standard error of `phi`; NaN for methods that do not sample.
     """
 
     delta: float
@@ -43,6 +45,7 @@ class FixedPoint:
     messages: tuple[NDArray, ...] = field(repr=False)
     beta: float = np.inf
     errors: float = 0.0
+    std_error: float = np.nan
 
     @property
     def distance(self) -> float:

@@ -1,0 +1,142 @@
+"""How far belief propagation is off: Φ_LE of one minimum of each algorithm by BP, EP and Monte Carlo.
+
+``python -m figures.estimators`` measures the first minimum of each protocol among the stored results of Fig. 1's quick
+preset, keeps the curves, and draws; a second call only draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+import bpflat
+from bpflat import LocalEntropyCurve
+from figures.measures import problem_of, stored
+from figures.panels import save_figure, save_table
+from figures.style import LOOKS, use_style
+from training.protocols import PROTOCOLS
+from training.results import TrainedMinima
+
+RESULTS = Path(__file__).with_name("results")
+DISTANCES = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15])
+METHODS = {"bp": "belief propagation", "ep": "expectation propagation", "mcmc": "Monte Carlo"}
+N_SAMPLES = 8000
+
+Curves = dict[str, dict[str, LocalEntropyCurve]]  # by protocol and method
+
+
+def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
+    """Read the curves of every protocol and method from `folder`, or compute and store them.
+
+    Parameters
+    ----------
+    minima : Path
+        Folder of the trained minima; the first restart without training errors is used.
+    folder : Path
+    n_jobs : int
+        Threads of the Monte Carlo chains.
+    """
+    curves: Curves = {}
+    for name in PROTOCOLS:
+        trained = TrainedMinima.load(minima / f"{name}.npz")
+        weights = trained.weights[np.flatnonzero(trained.train_error == 0)[:1]].astype(np.float64)
+        problem = problem_of(trained)
+        curves[name] = {}
+        for method in METHODS:
+
+            def compute(method=method, weights=weights, problem=problem, name=name):
+                print(f"{name}: {METHODS[method]}", file=sys.stderr, flush=True)
+                options = {"seed": 0, "n_samples": N_SAMPLES, "n_jobs": n_jobs} if method == "mcmc" else {}
+                return bpflat.local_entropy(weights, *problem, distances=DISTANCES, method=method, **options)
+
+            curves[name][method] = stored(folder / f"{name}-{method}.npz", LocalEntropyCurve, weights, compute)
+    return curves
+
+
+def draw(curves: Curves) -> Figure:
+    """Φ by all methods (left), and Φ by BP and EP over that by Monte Carlo (right)."""
+    figure, (values, ratios) = plt.subplots(1, 2, figsize=(7.0, 3.1))
+    for name, by_method in curves.items():
+        color, marker, _ = LOOKS[name]
+        sampled = by_method["mcmc"]
+        x, phi, error = sampled.distance[0], sampled.phi[0], sampled.std_error[0]
+        values.errorbar(x, phi, 2 * error, color=color, marker=marker, linestyle="none", capsize=2, elinewidth=0.8)
+        known = np.abs(phi) > 5 * error  # elsewhere a ratio says nothing
+        for method, linestyle in (("bp", "--"), ("ep", "-")):
+            curve = by_method[method]
+            values.plot(curve.distance[0], curve.phi[0], color=color, linestyle=linestyle)
+            ratio = curve.phi[0] / phi
+            ratios.errorbar(
+                x[known],
+                ratio[known],
+                2 * np.abs(ratio * error / phi)[known],
+                color=color,
+                marker=marker,
+                linestyle=linestyle,
+                capsize=2,
+                elinewidth=0.8,
+            )
+    values.set_yscale("symlog", linthresh=1e-7, linscale=0.5)
+    values.set_yticks([0, *(-(10.0**n) for n in range(-7, -1))])
+    values.set(ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)")
+    ratios.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+    ratios.set(ylabel=r"$\Phi_{\mathrm{LE}}$ over that of Monte Carlo")
+    for axes, letter in ((values, "a"), (ratios, "b")):
+        axes.set(
+            xlabel=r"squared distance $d$", xscale="log", xticks=DISTANCES, xticklabels=[f"{d:g}" for d in DISTANCES]
+        )
+        axes.minorticks_off()
+        axes.set_title(letter, loc="left", fontweight="bold")
+    by_method = [
+        Line2D([], [], color="0.3", linestyle="--", label="BP"),
+        Line2D([], [], color="0.3", linestyle="-", label="EP"),
+        Line2D([], [], color="0.3", linestyle="none", marker="o", label="Monte Carlo ± 2 s.e."),
+    ]
+    algorithms = [
+        Line2D([], [], color=LOOKS[n].color, marker=LOOKS[n].marker, label=PROTOCOLS[n].label) for n in curves
+    ]
+    figure.legend(handles=[*algorithms, *by_method], loc="outside lower center", ncols=8, columnspacing=1.0, fontsize=6)
+    return figure
+
+
+def table(curves: Curves) -> Iterator[tuple]:
+    """Rows of every plotted number."""
+    yield "protocol", "method", "distance", "delta", "phi", "std_error", "converged"
+    for name, by_method in curves.items():
+        for method, curve in by_method.items():
+            for row in zip(curve.distance, curve.delta, curve.phi, curve.std_error, curve.converged, strict=True):
+                for d, delta, phi, error, converged in zip(*row, strict=True):
+                    yield name, method, f"{d:.6g}", f"{delta:.6g}", f"{phi:.9g}", f"{error:.3g}", bool(converged)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m figures.estimators", description=__doc__)
+    parser.add_argument("--minima", type=Path, default=RESULTS / "fig1-quick", help="folder of trained minima")
+    parser.add_argument("--results", type=Path, default=RESULTS / "estimators", help="folder of curves and pictures")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="threads of the Monte Carlo chains")
+    arguments = parser.parse_args(argv)
+    use_style()
+    try:
+        curves = measure(arguments.minima, arguments.results, n_jobs=arguments.jobs)
+        figure = draw(curves)
+        folder = arguments.results
+        paths = [*save_figure(figure, folder, "estimators"), save_table(table(curves), folder, "estimators")]
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    plt.close(figure)
+    print("picture and numbers:", *paths, sep="\n  ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
