@@ -13,7 +13,7 @@ SOURCE ?= $(FASHION_MNIST_DIR)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help fig1 figures test lint format bench data clean
+.PHONY: help fig1 fig6 figures test lint format bench data clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -21,8 +21,13 @@ help:  ## list the targets
 fig1: $(VENV)/.installed  ## draw Fig. 1 of the paper (the first time: install, train, measure)
 	$(BIN)/python -m figures.fig1 $(ARGS)
 
+fig6: $(VENV)/.installed  ## draw Fig. 6: SGD fast with dropout
+	$(BIN)/python -m figures.fig6 $(ARGS)
+
 figures: $(VENV)/.installed  ## draw the committed figures again from their stored results
 	$(BIN)/python -m figures.fig1 --results figures/results/fig1-quick
+	$(BIN)/python -m figures.fig6 --preset paper --results figures/results/fig6-paper
+	$(BIN)/python -m figures.estimators
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)

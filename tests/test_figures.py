@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from figures import fig1, measures
+from figures import measures
+from figures.experiment import collect, main
+from figures.fig1 import FIG1
+from figures.fig6 import FIG6
 from figures.style import LOOKS
 from training.protocols import PROTOCOLS
 
+QUICK = FIG1.presets["quick"]
 STORED = Path(__file__).parents[1] / "figures" / "results" / "fig1-quick"
 
 
@@ -27,7 +31,7 @@ def no_computing(monkeypatch):
 
 @pytest.fixture
 def series(no_computing):
-    return {one.name: one for one in fig1.collect(fig1.PRESETS["quick"], STORED)}
+    return {one.name: one for one in collect(QUICK.apply(FIG1.protocols), QUICK.restarts, STORED)}
 
 
 class TestClaim:
@@ -74,13 +78,13 @@ class TestDrawing:
         return tmp_path
 
     def test_second_call_only_draws(self, folder, no_computing, capsys):
-        assert fig1.main(["--results", str(folder)]) == 0
+        assert main(FIG1, ["--results", str(folder)]) == 0
         printed = capsys.readouterr().out
         for name in ("fig1.pdf", "fig1.png", "fig1.csv"):
             assert (folder / name).stat().st_size > 1000 and name in printed
 
     def test_numbers_are_those_of_the_results(self, folder, no_computing, series):
-        fig1.main(["--results", str(folder)])
+        main(FIG1, ["--results", str(folder)])
         with open(folder / "fig1.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         for name, one in series.items():
@@ -96,11 +100,11 @@ class TestDrawing:
     def test_damaged_result_is_named(self, folder, capsys):
         path = folder / "sgd-slow-entropy.npz"
         path.write_bytes(path.read_bytes()[:1000])
-        assert fig1.main(["--results", str(folder)]) == 2
+        assert main(FIG1, ["--results", str(folder)]) == 2
         assert "sgd-slow-entropy.npz is not a whole bpflat file" in capsys.readouterr().err
 
     def test_results_of_another_preset_are_refused(self, folder, capsys):
-        assert fig1.main(["--results", str(folder), "--preset", "paper"]) == 2
+        assert main(FIG1, ["--results", str(folder), "--preset", "paper"]) == 2
         assert "sgd-fast.npz" in capsys.readouterr().err
 
     def test_measures_of_other_weights_are_made_again(self, folder, series, monkeypatch):
@@ -121,6 +125,13 @@ def test_every_algorithm_has_its_own_look():
 
 
 def test_quick_preset_says_what_it_shortened():
-    note = fig1.PRESETS["quick"].note()
-    for name, changed in fig1.PRESETS["quick"].changes.items():
+    note = QUICK.note(FIG1.protocols)
+    for name, changed in QUICK.changes.items():
         assert PROTOCOLS[name].label in note and all(f"{value:g}" in note for value in changed.values())
+    assert "schedules of the paper" in FIG1.presets["paper"].note(FIG1.protocols)
+
+
+def test_fig6_is_sgd_fast_with_dropout():
+    for protocol in FIG6.protocols:
+        assert protocol.name in FIG6.looks and protocol.algorithm == "sgd" and protocol.stop == "zero-errors"
+    assert [p.dropout for p in FIG6.protocols] == sorted({p.dropout for p in FIG6.protocols})
