@@ -105,7 +105,7 @@ def _train(protocol: Protocol, folder: Path, restarts: int, device: str) -> Trai
     """Train one protocol, or read its result; several processes share stderr, hence a line now and then."""
     status = StatusLine(interval=5.0, rewrite=False)
     try:
-        return run(protocol, folder, restarts=restarts, device=device, progress=status)
+        return run(protocol, folder, restarts=restarts, device=device, threads=1, progress=status)
     finally:
         status.close()
 
