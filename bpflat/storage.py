@@ -76,6 +76,24 @@ def save_npz(path: str | os.PathLike, kind: str, **arrays: object) -> None:
         np.savez_compressed(file, kind=np.array(kind), **arrays)
 
 
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read every array of an ``.npz`` file of numbers and text.
+
+    Raises
+    ------
+    OSError
+        When there is no such file (FileNotFoundError) or it may not be read.
+    ValueError
+        When the file is truncated, corrupted, or no such file.
+    """
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}  # reading all checks every CRC
+        except Exception as error:  # damage shows as BadZipFile, zlib.error, TypeError, nearly anything
+            raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
+
+
 def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Read every array of a file written by `save_npz`.
 
@@ -94,12 +112,7 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
     ValueError
         When the file is truncated, corrupted, of another kind, or lacks one of `names`.
     """
-    with open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}  # reading all checks every CRC
-        except Exception as error:  # damage shows as BadZipFile, zlib.error, TypeError, nearly anything
-            raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
+    arrays = read_npz(path)
     found = str(arrays.pop("kind", "unmarked"))
     if found != kind:
         raise ValueError(f"{path} holds a result of kind {found!r}, not {kind!r}; check the file name")

@@ -1,0 +1,202 @@
+"""The ``bpflat`` command: flatness of one's own weights without writing Python."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_energy, local_entropy
+from bpflat.datasets import load_reduced_fashion_mnist
+from bpflat.entropy import METHODS
+from bpflat.storage import read_npz
+
+WEIGHTS_HELP = """\
+WEIGHTS.npz holds an array `weights` of shape (K, N) or (R, K, N), K odd; made for instance by
+numpy.savez("mine.npz", weights=w, patterns=x, labels=y), or by `python -m training.committee`.
+Patterns (P, N) and labels (P,) of ±1 are taken from it, or from --data FILE.npz; without either, weights with N = 784
+are measured on the bundled Fashion-MNIST patterns that `--n-train` and `--data-seed` draw.
+"""
+EXAMPLES = """\
+examples:
+  bpflat entropy mine.npz                                    12 points of Φ by belief propagation
+  bpflat entropy mine.npz --distances 0.05 0.25 --method ep  Φ at two distances, the better estimator
+  bpflat energy mine.npz --sigmas 0.1 0.5 1.0 --json         machine-readable
+  bpflat entropy mine.npz --out curve.npz --plot curve.png   keep the numbers and the picture
+  bpflat info curve.npz                                      what a stored result holds
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="bpflat",
+        description="How flat are the minima of committee machines?",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"bpflat {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def measuring(name: str, summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary}\n\n{WEIGHTS_HELP}",
+            epilog=EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("weights", type=Path, metavar="WEIGHTS.npz")
+        command.add_argument("--data", type=Path, metavar="FILE.npz", help="arrays `patterns` and `labels`")
+        command.add_argument("--n-train", type=int, help="bundled patterns to draw (default: as trained on, or 500)")
+        command.add_argument("--data-seed", type=int, help="of that draw (default: as trained on, or 0)")
+        command.add_argument("--seed", type=int, default=0, help="of what is sampled (default: 0)")
+        command.add_argument("--jobs", type=int, default=1, help="processes over references (-1: one a core)")
+        _output_options(command)
+        command.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
+        return command
+
+    entropy = measuring("entropy", "Local entropy Φ_LE(w, d) (eq. 3), nats per weight.")
+    grid = entropy.add_mutually_exclusive_group()
+    grid.add_argument("--deltas", type=float, nargs="+", metavar="Δ", help="prior variances (default: 1e-3 to 4)")
+    grid.add_argument("--distances", type=float, nargs="+", metavar="d", help="distances |w' - w|²/(2KN)")
+    entropy.add_argument("--method", choices=METHODS, default="bp", help="estimator (default: bp)")
+    entropy.add_argument("--beta", type=float, help="cost of a training error (default: balanced)")
+    entropy.add_argument("--n-samples", type=int, default=4000, help="of mcmc, a chain (default: 4000)")
+    energy = measuring("energy", "Local energy δE(w, σ) (eq. 4), a fraction of the patterns.")
+    energy.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.1 * i for i in range(1, 11)])
+    energy.add_argument("--method", choices=("sampling", "exact"), default="exact", help="(default: exact)")
+    energy.add_argument("--n-samples", type=int, default=1000, help="of sampling (default: 1000)")
+    info = commands.add_parser("info", help="Say what a stored result holds.", description="Say what a result holds.")
+    info.add_argument("result", type=Path, metavar="RESULT.npz")
+    _output_options(info)
+    return top
+
+
+def _output_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--plot", type=Path, metavar="PICTURE", help="draw to .png, .pdf or .svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, or 2 after a message that says what to mend."""
+    arguments = parser().parse_args(argv)
+    try:
+        result = _read(arguments.result) if arguments.command == "info" else _measure(arguments)
+        if getattr(arguments, "out", None):
+            result.save(arguments.out)
+        if arguments.plot:
+            _plot(result, arguments.plot)
+        print(json.dumps(as_record(result)) if arguments.json else as_table(result))
+    except (ValueError, OSError) as error:
+        print(f"bpflat: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyProfile:
+    weights, patterns, labels = _problem(arguments)
+    if arguments.command == "energy":
+        return local_energy(
+            weights,
+            patterns,
+            labels,
+            arguments.sigmas,
+            method=arguments.method,
+            n_samples=arguments.n_samples,
+            seed=arguments.seed,
+            n_jobs=arguments.jobs,
+        )
+    return local_entropy(
+        weights,
+        patterns,
+        labels,
+        arguments.deltas,
+        distances=arguments.distances,
+        method=arguments.method,
+        beta=arguments.beta,
+        seed=arguments.seed,
+        n_samples=arguments.n_samples,
+        n_jobs=arguments.jobs,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _problem(arguments: argparse.Namespace):
+    """Weights, patterns and labels that the command line names."""
+    found = read_npz(arguments.weights)
+    if "weights" not in found:
+        raise ValueError(f"{arguments.weights} lacks an array `weights`; it has {', '.join(found) or 'nothing'}")
+    data = read_npz(arguments.data) if arguments.data else found
+    if "patterns" in data and "labels" in data:
+        return found["weights"], data["patterns"], data["labels"]
+    if arguments.data or found["weights"].shape[-1] != 784:
+        raise ValueError(f"{arguments.data or arguments.weights} lacks `patterns` and `labels`; name them by --data")
+    drawn = json.loads(str(found["data"])) if "data" in found else {}  # minima know what they were trained on
+    bundled = load_reduced_fashion_mnist(
+        drawn.get("n_train", 500) if arguments.n_train is None else arguments.n_train,
+        seed=drawn.get("data_seed", 0) if arguments.data_seed is None else arguments.data_seed,
+        balanced=drawn.get("balanced", False),
+    )
+    return found["weights"], bundled.train_patterns, bundled.train_labels
+
+
+def _read(path: Path) -> LocalEntropyCurve | LocalEnergyProfile:
+    kind = str(read_npz(path).get("kind", "unmarked"))
+    readers = {"local-entropy": LocalEntropyCurve, "local-energy": LocalEnergyProfile}
+    if kind not in readers:
+        raise ValueError(f"{path} is of kind {kind!r}; `bpflat info` reads {' and '.join(readers)}")
+    return readers[kind].load(path)
+
+
+def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
+    """Fields of a result in the types of JSON; NaN and infinity become null."""
+
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            return [plain(v) for v in value.tolist()] if value.ndim else plain(value.item())
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return {name: plain(value) for name, value in vars(result).items()}
+
+
+def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
+    """Lines for people: a block a reference, a row a point."""
+    entropy = isinstance(result, LocalEntropyCurve)
+    names = (
+        ("delta", "distance", "log_z", "phi", "std_error", "beta") if entropy else ("sigma", "delta_error", "std_error")
+    )
+    main_array = result.phi if entropy else result.delta_error
+    columns = [
+        np.broadcast_to(getattr(result, name), main_array.shape).reshape(-1, main_array.shape[-1]) for name in names
+    ]
+    title = f"local entropy by {result.method}" if entropy else "local energy"
+    lines = []
+    for r, error in enumerate(np.atleast_1d(result.train_error)):
+        lines.append(f"{title}, reference {r}, training error {error:.2%}")
+        lines.append(" ".join(f"{name:>12}" for name in names))
+        lines += [" ".join(f"{column[r, i]:12.5g}" for column in columns) for i in range(main_array.shape[-1])]
+    if entropy and not result.converged.all():
+        lines.append(f"{np.count_nonzero(~result.converged)} points did not converge (nan)")
+    return "\n".join(lines)
+
+
+def _plot(result, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from bpflat.storage import atomic_write
+
+    axes = result.plot()
+    with atomic_write(path) as file:
+        axes.figure.savefig(file, format=path.suffix[1:] or "png", bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
