@@ -139,7 +139,7 @@ def local_entropy(
     n_samples, n_chains : int
         For "mcmc": sweeps of a chain and number of chains (see `bpflat.mcmc.sample_log_z`).
     n_jobs : int
-        Worker processes over the references, as in joblib (-1: one a core); for "mcmc" with one reference, threads
+        Worker processes over the references, as in joblib (-1: one a core); for "mcmc" with one reference,
         over its chains.  Results agree to rounding.
     progress : bool
         Show a bar over the references on stderr.

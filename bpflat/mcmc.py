@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from numba import njit
 from numpy.typing import NDArray
 from scipy.optimize import brentq
@@ -27,7 +27,7 @@ _RHAT = 1.05
 _LONGEST = 200
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _errors(offset, a, b, cosine, sine, labels, votes):
     """Number of wrong votes of the pre-activations ``offset + a cos θ + b sin θ``, all of shape (K, P)."""
     n_hidden, n_patterns = a.shape
@@ -41,7 +41,7 @@ def _errors(offset, a, b, cosine, sine, labels, votes):
     return wrong
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
     """Run all temperatures for ``len(energies)`` sweeps, in place.
 
@@ -201,7 +201,7 @@ def sample_log_z(
         Independent chains, each with a whole ladder of replicas; at least 2.
     seed : int or SeedSequence, optional
     n_jobs : int
-        Threads over chains.
+        Processes over chains.
 
     Returns
     -------
@@ -221,9 +221,11 @@ def sample_log_z(
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     seeds = [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, c)) for c in range(n_chains + 1)]
     betas = _ladder(_Sampler(hidden, factor, labels, seeds[-1]), n_errors, beta, max(100, n_samples // 10))
-    chains = Parallel(n_jobs=n_jobs, backend="threading")(
-        delayed(_chain)(hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]
-    )
+    # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
+    with parallel_config("loky", inner_max_num_threads=1):
+        chains = Parallel(n_jobs=n_jobs)(
+            delayed(_chain)(hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]
+        )
     energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
     n_weights = n_inputs * hidden.shape[1]
     rank = np.count_nonzero(seen) * hidden.shape[1]

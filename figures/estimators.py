@@ -28,7 +28,7 @@ from training.results import TrainedMinima
 RESULTS = Path(__file__).with_name("results")
 DISTANCES = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15])
 METHODS = {"bp": "belief propagation", "ep": "expectation propagation", "mcmc": "Monte Carlo"}
-N_SAMPLES = 8000
+N_SAMPLES = 6000
 
 Curves = dict[str, dict[str, LocalEntropyCurve]]  # by protocol and method
 
@@ -42,7 +42,7 @@ def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
         Folder of the trained minima; the first restart without training errors is used.
     folder : Path
     n_jobs : int
-        Threads of the Monte Carlo chains.
+        Processes of the Monte Carlo chains.
     """
     curves: Curves = {}
     for name in PROTOCOLS:
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m figures.estimators", description=__doc__)
     parser.add_argument("--minima", type=Path, default=RESULTS / "fig1-quick", help="folder of trained minima")
     parser.add_argument("--results", type=Path, default=RESULTS / "estimators", help="folder of curves and pictures")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="threads of the Monte Carlo chains")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of the Monte Carlo chains")
     arguments = parser.parse_args(argv)
     use_style()
     try:
