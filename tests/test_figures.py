@@ -131,6 +131,31 @@ def test_quick_preset_says_what_it_shortened():
     assert "schedules of the paper" in FIG1.presets["paper"].note(FIG1.protocols)
 
 
+class TestFig6:
+    """50 restarts with the paper's schedules: more dropout, flatter minima, fewer test errors."""
+
+    @pytest.fixture
+    def by_dropout(self, no_computing):
+        preset = FIG6.presets["paper"]
+        return collect(preset.apply(FIG6.protocols), preset.restarts, STORED.with_name("fig6-paper"))
+
+    def test_claim(self, by_dropout):
+        errors = [one.minima.test_error.mean() for one in by_dropout]
+        assert errors == sorted(errors, reverse=True)
+        phi = np.array([one.entropy.phi.mean(axis=0) for one in by_dropout])
+        assert np.all(np.diff(phi, axis=0) > 0)
+        sigma = by_dropout[0].energy.sigma
+        rise = np.array([one.energy.delta_error.mean(axis=0) for one in by_dropout])[:, sigma >= 0.5]
+        assert np.all(np.diff(rise, axis=0) < 0)
+
+    def test_honest_status(self, by_dropout):
+        """Two restarts reached the cap with training errors: they are counted, and have no local entropy."""
+        for one in by_dropout:
+            solved = one.minima.train_error == 0
+            assert np.all((one.minima.status == "stopped by its rule") == solved)
+            assert len(one.entropy.phi) == np.count_nonzero(solved) >= 49
+
+
 def test_fig6_is_sgd_fast_with_dropout():
     for protocol in FIG6.protocols:
         assert protocol.name in FIG6.looks and protocol.algorithm == "sgd" and protocol.stop == "zero-errors"
