@@ -169,7 +169,7 @@ def local_entropy(
     if beta is not None and not beta > 0:
         raise ValueError(f"beta must be positive (what an error costs), not {beta}")
     if beta is not None and method == "bp-edge":
-        raise ValueError("beta needs method 'bp' or 'ep'; messages on edges know hard patterns only")
+        raise ValueError("beta needs another method; messages on edges know hard patterns only")
     if n_samples < 100 or n_chains < 2:
         raise ValueError(
             "n_samples must be at least 100 and n_chains at least 2, for a standard error; "
@@ -186,7 +186,7 @@ def local_entropy(
     if errors.any() and method == "bp-edge":
         raise ValueError(
             f"weights: {np.count_nonzero(errors)} of {len(errors)} references make training errors (the first: "
-            f"{np.flatnonzero(errors)[0]}), which messages on edges cannot allow; use method 'bp' or 'ep'"
+            f"{np.flatnonzero(errors)[0]}), which messages on edges cannot allow; use another method"
         )
     if distances is not None:
         grid, follow = check_grid("distances", distances), _along_distances

@@ -165,7 +165,7 @@ class TestBadInput:
             ({"n_samples": 10}, "n_samples must be at least 100"),
             ({"n_chains": 1}, "n_chains at least 2"),
             ({"beta": 0.0}, "beta must be positive"),
-            ({"beta": 2.0, "method": "bp-edge"}, "beta needs method"),
+            ({"beta": 2.0, "method": "bp-edge"}, "beta needs another method"),
         ],
     )
     def test_message_names_the_argument(self, instance, change, message):
