@@ -72,3 +72,18 @@ def check_grid(name: str, grid: ArrayLike, *, zero: bool = False) -> NDArray[np.
     if not (np.diff(grid) > 0).all():
         raise ValueError(f"{name} must rise strictly: sort them and drop repeated ones (numpy.unique)")
     return grid.copy()
+
+
+def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.random.SeedSequence]:
+    """Return n seed sequences: the children that ``SeedSequence(seed).spawn`` gives first.
+
+    Made by hand because ``spawn`` counts what it gave: a SeedSequence would not give the same ones twice.
+    """
+    if not isinstance(seed, np.random.SeedSequence):
+        try:
+            seed = np.random.SeedSequence(seed)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"seed must be None, an integer ≥ 0 or a SeedSequence, not {seed!r}") from error
+    return [
+        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, r), pool_size=seed.pool_size) for r in range(n)
+    ]

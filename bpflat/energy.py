@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_grid, check_problem
+from bpflat.arguments import check_grid, check_problem, spawn_streams
 from bpflat.bp.kernels import output_node
 from bpflat.committee import fingerprint, preactivations, vote
 from bpflat.storage import load_result, save_result
@@ -169,7 +169,7 @@ def local_energy(
         raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(map(repr, _METHODS))}")
     if method == "sampling":
         n_samples = check_n_samples(n_samples)
-    streams = _streams(seed, 1 if weights.ndim == 2 else len(weights))
+    streams = spawn_streams(seed, 1 if weights.ndim == 2 else len(weights))
 
     references = weights.reshape(-1, *weights.shape[-2:])
     tasks = [
@@ -203,22 +203,6 @@ def check_n_samples(n_samples: int) -> int:
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2 to give a standard error, not {n_samples}")
     return n_samples
-
-
-def _streams(seed: int | np.random.SeedSequence | None, n_references: int) -> list[np.random.SeedSequence]:
-    """One seed sequence for each reference: the children that ``SeedSequence(seed).spawn`` gives first.
-
-    Made by hand because ``spawn`` counts what it gave: a SeedSequence would not give the same ones twice.
-    """
-    if not isinstance(seed, np.random.SeedSequence):
-        try:
-            seed = np.random.SeedSequence(seed)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"seed must be None, an integer ≥ 0 or a SeedSequence, not {seed!r}") from error
-    return [
-        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, r), pool_size=seed.pool_size)
-        for r in range(n_references)
-    ]
 
 
 def _normalised(weights: NDArray) -> tuple[NDArray, NDArray]:

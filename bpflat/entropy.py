@@ -12,7 +12,7 @@ from joblib import Parallel, delayed, parallel_config
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from bpflat.arguments import check_grid, check_problem
+from bpflat.arguments import check_grid, check_problem, spawn_streams
 from bpflat.bp import Point, make_nodes, solve_edges, solve_nodes
 from bpflat.committee import fingerprint, preactivations, vote
 from bpflat.ep import solve_ep
@@ -178,6 +178,8 @@ def local_entropy(
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     weights, patterns, labels = check_problem(weights, patterns, labels)
+    if not patterns.any(axis=1).all():
+        raise ValueError("patterns hold one of zeros only: no weights can change its answer; leave it out")
     norms = np.linalg.norm(weights, axis=-1, keepdims=True)
     if not (norms > 0).all():
         raise ValueError("weights have a hidden unit whose weights are all zero: it has no direction to start from")
@@ -194,12 +196,11 @@ def local_entropy(
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas)
         follow = _along_deltas
     common = {"method": method, "tolerance": tolerance, "beta": beta, "n_samples": n_samples, "n_chains": n_chains}
-    root = np.random.SeedSequence(seed)
     inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
     with parallel_config("loky", inner_max_num_threads=1):
         curves = Parallel(n_jobs=outer, return_as="generator")(
             delayed(_curve)(w, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **common)
-            for w, stream in zip(references, root.spawn(len(references)), strict=True)
+            for w, stream in zip(references, spawn_streams(seed, len(references)), strict=True)
         )
         bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
         points = [list(curve) for curve in bar]
@@ -247,7 +248,7 @@ def _curve(
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
         deltas = grid if follow is _along_deltas else [p.delta for p in follow(partial(_reach, solve), grid)]
         options |= {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
-        streams = seed.spawn(len(deltas))
+        streams = spawn_streams(seed, len(deltas))
         return [sample_log_z(*pre_activations, d, seed=s, **options) for d, s in zip(deltas, streams, strict=True)]
     return [replace(point, messages=()) for point in follow(partial(_reach, solve), grid)]
 

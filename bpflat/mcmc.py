@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from bpflat.arguments import spawn_streams
 from bpflat.point import Point
 
 _STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
@@ -151,7 +152,8 @@ def _estimate(energies, norms, betas, n_errors, beta):
             w = np.exp(-shift * (last - last.min()))
             return np.sum(w * last) / w.sum() - n_errors
 
-        shift = brentq(surplus, -betas[-1], 5.0) if surplus(-betas[-1]) * surplus(5.0) < 0 else 0.0
+        # Without a balance in reach of the last states there is no answer: NaN, hence not converged.
+        shift = brentq(surplus, -betas[-1], 5.0) if surplus(-betas[-1]) * surplus(5.0) < 0 else math.nan
         weight, beta_end = np.exp(-shift * last), betas[-1] + shift
         log_last = math.log(weight.mean())
     total = weight.sum()
@@ -218,8 +220,7 @@ def sample_log_z(
     values, vectors = np.linalg.eigh(gram)
     seen = values > 1e-10 * values[-1]
     factor = vectors[:, seen] * np.sqrt(delta * values[seen])
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    seeds = [np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, c)) for c in range(n_chains + 1)]
+    seeds = spawn_streams(seed, n_chains + 1)
     betas = _ladder(_Sampler(hidden, factor, labels, seeds[-1]), n_errors, beta, max(100, n_samples // 10))
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
     with parallel_config("loky", inner_max_num_threads=1):

@@ -149,6 +149,7 @@ class TestBadInput:
             ({"weights": np.zeros((5, 101))}, "all zero"),
             ({"patterns": np.full((60, 101), np.inf)}, "patterns contain NaN or infinite"),
             ({"patterns": np.empty((0, 101))}, "patterns are empty"),
+            ({"patterns": np.zeros((60, 101))}, "patterns hold one of zeros only"),
             ({"labels": np.arange(60)}, "labels must be -1 or"),
             ({"labels": np.ones(59)}, "labels must have shape"),
             ({"deltas": [0.0, 1.0]}, "deltas must be positive"),

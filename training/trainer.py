@@ -18,6 +18,7 @@ from bpflat import committee
 from bpflat.arguments import check_labels, check_patterns
 from training.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
 from training.ensemble import Ensemble, Problem
+from training.loss import pattern_loss, stability
 from training.protocols import Protocol, Scales
 from training.results import CAPPED, STOPPED, TrainedMinima, git_revision, library_versions
 
@@ -264,10 +265,9 @@ def _result(
 
 def mean_loss(weights: NDArray, patterns: NDArray, labels: NDArray, scales: Scales) -> float:
     """Mean loss (eq. 8) in float64 of one machine, weights (K, N) with ``|w_k|² = N``."""
-    h = patterns @ weights.T.astype(np.float64) / math.sqrt(patterns.shape[1])
-    s = labels * np.tanh(scales.beta * h).sum(axis=1) / math.sqrt(len(weights))
-    tail = np.log1p(np.exp(-2 * scales.omega * np.abs(s))) / (2 * scales.omega)
-    return float(np.mean(np.maximum(-s, 0) + tail))
+    hidden = committee.preactivations(weights.astype(np.float64), patterns)
+    z = torch.from_numpy(2 * scales.beta * labels * hidden.T)
+    return float(pattern_loss(stability(z[None]), scales.omega).mean())
 
 
 def check_device(device: str) -> torch.device:
