@@ -47,7 +47,8 @@ def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
     curves: Curves = {}
     for name in PROTOCOLS:
         trained = TrainedMinima.load(minima / f"{name}.npz")
-        weights = trained.weights[np.flatnonzero(trained.train_error == 0)[:1]].astype(np.float64)
+        first = np.flatnonzero(trained.train_error == 0)[:1]
+        weights = trained.weights[first].astype(np.float64)
         problem = problem_of(trained)
         curves[name] = {}
         for method in METHODS:
@@ -57,7 +58,9 @@ def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
                 options = {"seed": 0, "n_samples": N_SAMPLES, "n_jobs": n_jobs} if method == "mcmc" else {}
                 return bpflat.local_entropy(weights, *problem, distances=DISTANCES, method=method, **options)
 
-            curves[name][method] = stored(folder / f"{name}-{method}.npz", LocalEntropyCurve, weights, compute)
+            curves[name][method] = stored(
+                folder / f"{name}-{method}.npz", LocalEntropyCurve, trained.reference[first], compute
+            )
     return curves
 
 

@@ -13,8 +13,9 @@ import matplotlib.pyplot as plt
 from joblib import Parallel, delayed, parallel_config
 
 from figures.measures import Series, measure
-from figures.panels import draw, save_figure, save_table, table
+from figures.panels import draw, save_figure, save_table, save_text, table
 from figures.style import Look, use_style
+from figures.summary import report
 from training.committee import run
 from training.progress import StatusLine
 from training.protocols import Protocol
@@ -33,25 +34,31 @@ class Preset:
         Of each protocol.
     changes : dict
         Fields of a protocol that differ from the paper, by the protocol's name.
+    n_ep : int
+        Restarts of each whose local entropy is measured by expectation propagation too, for the table.
     """
 
     restarts: int
     changes: dict[str, dict[str, float]] = field(default_factory=dict)
+    n_ep: int = 0
 
     def apply(self, protocols: Sequence[Protocol]) -> list[Protocol]:
         """Return the protocols with the preset's changes."""
         return [replace(p, **self.changes.get(p.name, {})) for p in protocols]
 
-    def note(self, protocols: Sequence[Protocol]) -> str:
-        """What was run, in one line; `protocols` without the changes."""
-        shortened = ", ".join(
+    def shortened(self, protocols: Sequence[Protocol]) -> str:
+        """What differs from the paper, in a phrase; `protocols` without the changes."""
+        changes = ", ".join(
             f"{p.label} with {CHANGES[key].format(value, getattr(p, key))}"
             for p in protocols
             for key, value in self.changes.get(p.name, {}).items()
         )
-        schedules = f"schedules shortened: {shortened}" if shortened else "schedules of the paper"
+        return f"schedules shortened: {changes}" if changes else "schedules of the paper"
+
+    def note(self, protocols: Sequence[Protocol]) -> str:
+        """What was run, in one line; `protocols` without the changes."""
         bands = "Lines: means over restarts; bands: their central 68 %."
-        return f"{self.restarts} restarts of each algorithm; {schedules}.  {bands}"
+        return f"{self.restarts} restarts of each algorithm; {self.shortened(protocols)}.  {bands}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Experiment:
 
 
 def collect(
-    protocols: Sequence[Protocol], restarts: int, folder: Path, *, device: str = "cpu", n_jobs: int = -1
+    protocols: Sequence[Protocol], restarts: int, folder: Path, *, n_ep: int = 0, device: str = "cpu", n_jobs: int = -1
 ) -> list[Series]:
     """Train and measure what `folder` does not hold yet, and read the rest.
 
@@ -97,7 +104,8 @@ def collect(
         train = Parallel(n_jobs=1 if device == "cuda" else n_jobs)
         train(delayed(_train)(p, folder, restarts, device) for p in reversed(missing))  # the longest first
     return [
-        measure(_train(p, folder, restarts, device), folder, p.name, label=p.label, n_jobs=n_jobs) for p in protocols
+        measure(_train(p, folder, restarts, device), folder, p.name, label=p.label, n_ep=n_ep, n_jobs=n_jobs)
+        for p in protocols
     ]
 
 
@@ -124,9 +132,11 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     use_style()
     try:
         protocols = preset.apply(experiment.protocols)
-        series = collect(protocols, preset.restarts, folder, device=arguments.device, n_jobs=arguments.jobs)
+        options = {"n_ep": preset.n_ep, "device": arguments.device, "n_jobs": arguments.jobs}
+        series = collect(protocols, preset.restarts, folder, **options)
         figure = draw(series, experiment.looks, preset.note(experiment.protocols))
         paths = [*save_figure(figure, folder, name), save_table(table(series), folder, name)]
+        paths.append(save_text(report(series), folder / f"{name}.md"))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

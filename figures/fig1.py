@@ -17,7 +17,7 @@ FIG1 = Experiment(
     presets={
         "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 2e-3}, "esgd": {"schedule_speed": 2}}),
         "long": Preset(restarts=10),
-        "paper": Preset(restarts=50),
+        "paper": Preset(restarts=50, n_ep=20),
     },
 )
 

@@ -133,6 +133,11 @@ def save_table(rows: Iterable[tuple], folder: Path, name: str) -> Path:
     """Write NAME.csv to `folder`, whole or not at all; returns its path."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    with atomic_write(folder / f"{name}.csv") as file:
-        file.write(text.getvalue().encode())
-    return folder / f"{name}.csv"
+    return save_text(text.getvalue(), folder / f"{name}.csv")
+
+
+def save_text(text: str, path: Path) -> Path:
+    """Write `text` to `path`, whole or not at all; returns the path."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+    return path

@@ -190,3 +190,15 @@ def test_the_status_line_says_what_is_going_on(capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     for word in ("rsgd-fast epoch 6/6", "β", "ω", "γ", "errors min", "distance", "2 running", "epochs/s"):
         assert word in line
+
+
+def test_results_without_weights(tmp_path):
+    """What is left after the weights still says whose it is."""
+    protocol = small("sgd-fast", max_epochs=2)
+    whole = command.run(protocol, tmp_path, restarts=2)
+    whole.without_weights().save(tmp_path / "slim.npz")
+    slim = TrainedMinima.load(tmp_path / "slim.npz")
+    assert slim.weights.shape == (0, *whole.weights.shape[1:])
+    assert list(slim.reference) == list(whole.reference) and len(set(whole.reference)) == 2
+    assert list(slim.test_error) == list(whole.test_error)
+    assert (tmp_path / "slim.npz").stat().st_size < (tmp_path / f"{protocol.name}.npz").stat().st_size / 2

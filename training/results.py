@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bpflat.committee import fingerprint
 from bpflat.storage import load_npz, save_npz
 from training.protocols import Protocol
 
@@ -28,7 +29,8 @@ class TrainedMinima:
     Attributes
     ----------
     weights : ndarray of float32, shape (R, K, N)
-        Rows with ``|w_k|² = N``.  For rSGD the normalised centre of the replicas, for eSGD u (not u' or μ).
+        Rows with ``|w_k|² = N``.  For rSGD the normalised centre of the replicas, for eSGD u (not u' or μ).  Of
+        shape (0, K, N) where they were left out (see `without_weights`).
     restart : ndarray of int, shape (R,)
         Which restart; with `seed` it fixes initial weights, minibatches and noise.
     seed : int
@@ -52,6 +54,8 @@ class TrainedMinima:
         Of bpflat, numpy, torch and python.
     git_revision : str
         Of the checkout, or "unknown".
+    reference : ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of each machine's weights in float64; results measured around it carry it too.
     """
 
     weights: NDArray[np.float32]
@@ -69,6 +73,15 @@ class TrainedMinima:
     data: dict
     versions: dict
     git_revision: str
+    reference: NDArray[np.str_] = None
+
+    def __post_init__(self):
+        if len(self.weights):  # weights that are there are what is meant, whatever a file says
+            object.__setattr__(self, "reference", np.array([fingerprint(w) for w in self.weights.astype(np.float64)]))
+
+    def without_weights(self) -> TrainedMinima:
+        """Return what is left for tables and pictures when the weights, nearly all of a file's size, are not kept."""
+        return dataclasses.replace(self, weights=self.weights[:0])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
@@ -82,8 +95,8 @@ class TrainedMinima:
     def load(cls, path: str | os.PathLike) -> TrainedMinima:
         """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
         names = tuple(field.name for field in dataclasses.fields(cls))
-        arrays = load_npz(path, KIND, names)
-        fields = {name: arrays[name] for name in names}
+        arrays = load_npz(path, KIND, tuple(name for name in names if name != "reference"))  # younger than some files
+        fields = {name: arrays[name] for name in names if name in arrays}
         try:
             for name in _JSON:
                 fields[name] = json.loads(str(fields[name]))
