@@ -26,6 +26,7 @@ _ENOUGH = 0.3  # a ladder without errors ends where this fraction of states make
 _BATCHES = 10  # of each chain, for the jackknife
 _RHAT = 1.05
 _LONGEST = 200
+_FORBIDDEN = 30.0  # a cost of one more error, beyond which nothing changes: e^-30
 
 
 @njit(cache=True)
@@ -133,6 +134,19 @@ def _chain(hidden, factor, labels, betas, n_sweeps, seed):
     return sampler.run(betas, n_sweeps)
 
 
+def _balancing_shift(last, n_errors, beta):
+    """Change of β at which the last states (samples,), reweighted, make n_errors errors on average; NaN if none does."""
+    if last.min() >= n_errors:  # fewer errors are out of reach: one more is forbidden
+        return _FORBIDDEN if last.min() == n_errors else math.nan
+
+    def surplus(shift):
+        w = np.exp(-shift * (last - last.min()))
+        return np.sum(w * last) / w.sum() - n_errors
+
+    # Without a balance in reach of the last states there is no answer: NaN, hence not converged.
+    return brentq(surplus, -beta, 5.0) if surplus(-beta) * surplus(5.0) < 0 else math.nan
+
+
 def _estimate(energies, norms, betas, n_errors, beta):
     """(log Z, β, mean number of errors, mean |z|²) from energies (samples, T) and |z|² (samples,)."""
     log_z = sum(
@@ -144,16 +158,10 @@ def _estimate(energies, norms, betas, n_errors, beta):
     elif n_errors == 0:
         weight, beta_end = (last == 0).astype(float), math.inf
         log_last = math.log(weight.mean()) if weight.any() else -math.inf
-    elif len(betas) == 1:  # the prior alone makes no more errors
+    elif len(betas) == 1 and last.mean() <= n_errors:  # the prior alone makes no more errors
         return 0.0, 0.0, float(last.mean()), float(norms.mean())
     else:
-
-        def surplus(shift):
-            w = np.exp(-shift * (last - last.min()))
-            return np.sum(w * last) / w.sum() - n_errors
-
-        # Without a balance in reach of the last states there is no answer: NaN, hence not converged.
-        shift = brentq(surplus, -betas[-1], 5.0) if surplus(-betas[-1]) * surplus(5.0) < 0 else math.nan
+        shift = _balancing_shift(last, n_errors, betas[-1])
         weight, beta_end = np.exp(-shift * last), betas[-1] + shift
         log_last = math.log(weight.mean())
     total = weight.sum()

@@ -99,6 +99,22 @@ class TestErrors:
         assert_allclose(curves["bp"].phi, curves["ep"].phi, rtol=0.05)
         assert_allclose(curves["mcmc"].beta, curves["ep"].beta, rtol=0.1)
 
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_errors_that_nothing_mends(self, seed):
+        """Two patterns far on the wrong side: no state makes fewer errors, and Φ is the log fraction that makes no more."""
+        weights, patterns, labels = random_instance(201, 3, 2000)
+        margin = np.abs(patterns @ weights.T / np.sqrt(201)).min(axis=1)  # in units where the noise is 0.22
+        chosen = np.concatenate([margin.argsort()[-2:], np.flatnonzero((margin > 0.3) & (margin < 0.4))[:10]])
+        patterns, labels = patterns[chosen], labels[chosen]
+        labels[:2] *= -1
+        errors = prior_errors(weights, patterns, labels, 0.05, 100_000)
+        assert errors.min() == 2
+        fraction = np.mean(errors == 2)
+        assert 0.5 < fraction < 0.99
+        point = sample(weights, patterns, labels, 0.05, n_errors=2, n_samples=1000, seed=seed)
+        assert point.converged
+        assert abs(point.phi * weights.size - np.log(fraction)) < 4 * point.std_error * weights.size
+
     def test_nothing_constrained(self):
         weights, patterns, labels = random_instance(51, 3, 10)
         point = sample(weights, patterns, labels, 0.01, n_errors=5, n_samples=200)
