@@ -135,7 +135,7 @@ def _chain(hidden, factor, labels, betas, n_sweeps, seed):
 
 
 def _balancing_shift(last, n_errors, beta):
-    """Change of β at which the last states (samples,), reweighted, make n_errors errors on average; NaN if none does."""
+    """Change of β at which the last states (samples,), reweighted, make n_errors errors on average; NaN if none."""
     if last.min() >= n_errors:  # fewer errors are out of reach: one more is forbidden
         return _FORBIDDEN if last.min() == n_errors else math.nan
 

@@ -101,7 +101,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_errors_that_nothing_mends(self, seed):
-        """Two patterns far on the wrong side: no state makes fewer errors, and Φ is the log fraction that makes no more."""
+        """Two patterns far on the wrong side: no state makes fewer errors; Φ is the log fraction that makes no more."""
         weights, patterns, labels = random_instance(201, 3, 2000)
         margin = np.abs(patterns @ weights.T / np.sqrt(201)).min(axis=1)  # in units where the noise is 0.22
         chosen = np.concatenate([margin.argsort()[-2:], np.flatnonzero((margin > 0.3) & (margin < 0.4))[:10]])
