@@ -1,0 +1,155 @@
+"""Networks in the competition's format against Keras's own definitions of its layers, in plain numpy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from training.pgdl import load_model, read_records
+
+h5py = pytest.importorskip("h5py")
+
+LAYERS = [
+    {"layer_name": "Conv2D", "filters": 4.0, "kernel_size": 3.0, "padding": "same", "activation": "relu"},
+    {"layer_name": "Conv2D", "filters": 5, "kernel_size": [3, 2], "strides": 2, "padding": "same", "use_bias": False},
+    {"layer_name": "BatchNormalization"},
+    {"layer_name": "Activation", "activation": "tanh"},
+    {"layer_name": "MaxPooling2D", "pool_size": 2, "strides": 1, "padding": "same"},
+    {"layer_name": "Dropout", "rate": 0.5},
+    {"layer_name": "Flatten"},
+    {"layer_name": "Dense", "units": 6, "activation": "relu", "kernel_regularizer": None},
+    {"layer_name": "Dense", "units": 3},
+]
+SHAPE = (7, 6, 2)
+
+
+def write(folder, layers, arrays, shape=SHAPE):
+    """A model's folder; `arrays` are lists, one a layer with weights, named as Keras names them."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_config": layers, "input_shape": list(shape)}))
+    with h5py.File(folder / "weights.hdf5", "w") as file:
+        names = [f"wrapped_layer_{i}" if i else "wrapped_layer" for i in range(len(arrays))]
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name, values in zip(names, arrays, strict=True):
+            group = file.create_group(name)
+            weight_names = [f"{name}/array{j}:0" for j in range(len(values))]
+            group.attrs["weight_names"] = [n.encode() for n in weight_names]
+            for n, value in zip(weight_names, values, strict=True):
+                group[n] = value
+    return folder
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    return [
+        [normal(3, 3, 2, 4), normal(4)],
+        [normal(3, 2, 4, 5)],
+        [normal(5), normal(5), normal(5), rng.uniform(0.5, 2, 5).astype(np.float32)],
+        [],
+        [normal(60, 6), normal(6)],
+        [normal(6, 3), normal(3)],
+    ]
+
+
+def same_windows(x, kernel, stride, border):
+    """Windows (batch, rows, columns, height, width, channels) of images (batch, height, width, channels)."""
+    pads = [(0, 0)]
+    for n, k in zip(x.shape[1:3], kernel, strict=True):
+        surplus = max((int(np.ceil(n / stride)) - 1) * stride + k - n, 0)
+        pads.append((surplus // 2, surplus - surplus // 2))
+    x = np.pad(x, [*pads, (0, 0)], constant_values=border)
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(1, 2))
+    return np.moveaxis(windows[:, ::stride, ::stride], 3, -1)
+
+
+def keras(x, arrays):
+    """The outputs of all layers of `LAYERS` for images (batch, height, width, channels)."""
+    (kernel1, bias1), (kernel2,), (gamma, beta, mean, variance), _, (dense1, b1), (dense2, b2) = arrays
+    yield (x := np.maximum(np.einsum("nrchwi,hwio->nrco", same_windows(x, (3, 3), 1, 0.0), kernel1) + bias1, 0))
+    yield (x := np.einsum("nrchwi,hwio->nrco", same_windows(x, (3, 2), 2, 0.0), kernel2))
+    yield (x := gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta)
+    yield (x := np.tanh(x))
+    yield (x := same_windows(x, (2, 2), 1, -np.inf).max(axis=(3, 4)))
+    yield x
+    yield (x := x.reshape(len(x), -1))
+    yield (x := np.maximum(x @ dense1 + b1, 0))
+    yield x @ dense2 + b2
+
+
+def test_layer_by_layer(tmp_path, arrays):
+    network = load_model(write(tmp_path / "model_1", LAYERS, arrays))
+    x = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32)
+    found = torch.from_numpy(x).movedim(-1, 1)
+    modules = iter(network)
+    for options, expected in zip(LAYERS, keras(x.astype(float), arrays), strict=True):
+        found = next(modules)(found)
+        if options.get("activation") == "relu":  # inside of a layer for Keras, a module of its own here
+            found = next(modules)(found)
+        plain = found.detach().numpy() if found.ndim == 2 else found.detach().movedim(1, -1).numpy()
+        assert_allclose(plain, expected, rtol=1e-4, atol=1e-5, err_msg=options["layer_name"])
+    assert next(modules, None) is None and not network.training
+
+
+def test_dense_only(tmp_path):
+    """The format's own toy example: vectors of 3 features."""
+    layers = [{"layer_name": "Dense", "activation": "tanh", "units": 4}, {"layer_name": "Dense", "units": 2}]
+    rng = np.random.default_rng(2)
+    arrays = [[rng.normal(size=s).astype(np.float32) for s in shapes] for shapes in (((3, 4), (4,)), ((4, 2), (2,)))]
+    network = load_model(write(tmp_path / "model_1", layers, arrays, shape=(3,)))
+    x = rng.normal(size=(5, 3)).astype(np.float32)
+    expected = np.tanh(x @ arrays[0][0] + arrays[0][1]) @ arrays[1][0] + arrays[1][1]
+    assert_allclose(network(torch.from_numpy(x)).detach().numpy(), expected, rtol=1e-5)
+
+
+def test_records(tmp_path):
+    config = {
+        "hparams": {"dropout": {"possible_values": [0.0, 0.5], "current_value": 0.5}},
+        "metrics": {"train_acc": 0.99, "test_acc": 0.75},
+    }
+    (tmp_path / "model_configs.json").write_text(json.dumps({"7": config}))
+    (record,) = read_records(tmp_path)
+    assert (record.name, record.hyperparameters) == ("7", {"dropout": 0.5})
+    assert_allclose((record.train_error, record.test_error), (0.01, 0.25))
+    (tmp_path / "model_configs.json").write_text(json.dumps({"7": {"hparams": {}}}))
+    with pytest.raises(ValueError, match="metrics"):
+        read_records(tmp_path)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"layer_name": "LSTM"}, "LSTM, which is not supported"),
+            ({"activation": "mish"}, "activation 'mish'"),
+            ({"filters": 8}, "shape"),
+            ({"padding": "causal"}, "causal"),
+        ],
+    )
+    def test_layers(self, tmp_path, arrays, change, message):
+        folder = write(tmp_path / "m", [LAYERS[0] | change, *LAYERS[1:]], arrays)
+        with pytest.raises(ValueError, match=message):
+            load_model(folder)
+
+    def test_weights_left_over(self, tmp_path, arrays):
+        with pytest.raises(ValueError, match="more than the layers need"):
+            load_model(write(tmp_path / "m", LAYERS[:-1], arrays))
+
+    def test_inputs_of_another_shape(self, tmp_path, arrays):
+        with pytest.raises(ValueError, match="do not fit"):
+            load_model(write(tmp_path / "m", LAYERS, arrays, shape=(9, 9, 2)))
+
+    def test_files(self, tmp_path, arrays):
+        folder = write(tmp_path / "m", LAYERS, arrays)
+        (folder / "weights.hdf5").write_bytes(b"no HDF5")
+        with pytest.raises(ValueError, match="weights file of Keras"):
+            load_model(folder)
+        (folder / "weights.hdf5").unlink()
+        with pytest.raises(FileNotFoundError):
+            load_model(folder)
