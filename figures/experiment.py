@@ -126,6 +126,9 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help=f"folder of results and pictures (default: runs/{name}-PRESET)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for training")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument(
+        "--drop-weights", action="store_true", help="keep no weights once everything is measured: small files to share"
+    )
     arguments = parser.parse_args(argv)
     preset = presets[arguments.preset]
     folder = arguments.results or Path("runs") / f"{name}-{arguments.preset}"
@@ -143,5 +146,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     plt.close(figure)
     for one in series:
         print(one.minima.summary())
+        if arguments.drop_weights:
+            one.minima.without_weights().save(folder / f"{one.name}.npz")
     print("picture and numbers:", *paths, sep="\n  ")
     return 0

@@ -188,3 +188,17 @@ class TestEstimators:
         worst = {n: np.max((c["bp"].phi / c["mcmc"].phi)[0, 3:]) for n, c in curves.items()}
         assert 1.7 < worst["sgd-fast"] < 1.95 and 1.5 < worst["sgd-slow"] < 1.7
         assert max(worst["rsgd-fast"], worst["rsgd-slow"], worst["esgd"]) < 1.21
+
+
+def test_weights_can_be_dropped(tmp_path, no_computing):
+    """A folder without weights still draws the same, and says so when something must be measured."""
+    for path in STORED.glob("*.npz"):
+        shutil.copy(path, tmp_path)
+    assert main(FIG1, ["--results", str(tmp_path), "--drop-weights"]) == 0
+    first = (tmp_path / "fig1.csv").read_bytes()
+    assert (tmp_path / "sgd-slow.npz").stat().st_size < (STORED / "sgd-slow.npz").stat().st_size / 5
+    assert main(FIG1, ["--results", str(tmp_path)]) == 0
+    assert (tmp_path / "fig1.csv").read_bytes() == first
+    (tmp_path / "sgd-slow-energy.npz").unlink()
+    with pytest.raises(ValueError, match="stored without weights"):
+        collect(QUICK.apply(FIG1.protocols), QUICK.restarts, tmp_path)
