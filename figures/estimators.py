@@ -48,7 +48,7 @@ def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
     for name in PROTOCOLS:
         trained = TrainedMinima.load(minima / f"{name}.npz")
         weights = trained.weights[np.flatnonzero(trained.train_error == 0)[:1]].astype(np.float64)
-        problem = problem_of(trained)
+        problem = problem_of(trained.data)
         curves[name] = {}
         for method in METHODS:
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
 
 import numpy as np
 
@@ -29,21 +28,20 @@ def status_line(report: EpochReport, epochs_per_second: float) -> str:
 
 
 class StatusLine:
-    """Progress callback of `train`: rewrites one line of a terminal, or adds a line now and then to a file.
+    """Progress callback of `train`: rewrites one line of stderr on a terminal, or adds a line now and then to a file.
+
+    It can be pickled: a worker process writes to its own stderr.
 
     Parameters
     ----------
-    stream : text file, optional
-        stderr by default.
     interval : float, optional
         Seconds between two lines; 0.5 on a terminal, else 10.
     rewrite : bool, optional
         Whether to rewrite one line; by default on a terminal.
     """
 
-    def __init__(self, stream: TextIO | None = None, interval: float | None = None, rewrite: bool | None = None):
-        self.stream = sys.stderr if stream is None else stream
-        self.on_terminal = self.stream.isatty() if rewrite is None else rewrite
+    def __init__(self, interval: float | None = None, rewrite: bool | None = None):
+        self.on_terminal = sys.stderr.isatty() if rewrite is None else rewrite
         self.interval = interval if interval is not None else (0.5 if self.on_terminal else 10.0)
         self._last: tuple[float, int] | None = None
         self._width = 0
@@ -51,7 +49,7 @@ class StatusLine:
     def __call__(self, report: EpochReport) -> None:
         """Show `report` if the last one shown is old enough."""
         now = time.monotonic()
-        if self._last is None:
+        if self._last is None or report.epoch < self._last[1]:  # the first epoch of a run
             self._last = now, report.epoch
             return
         since, epoch = self._last
@@ -60,14 +58,14 @@ class StatusLine:
         line = status_line(report, (report.epoch - epoch) / max(now - since, 1e-9))
         self._last = now, report.epoch
         if self.on_terminal:
-            self.stream.write("\r" + line.ljust(self._width))
+            sys.stderr.write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
-            self.stream.write(line + "\n")
-        self.stream.flush()
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
     def close(self) -> None:
         """End the line of the terminal."""
         if self.on_terminal and self._width:
-            self.stream.write("\n")
-            self.stream.flush()
+            sys.stderr.write("\n")
+            sys.stderr.flush()
