@@ -58,6 +58,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
+def discard_temporaries(folder: str | os.PathLike, pattern: str) -> None:
+    """Delete what killed writers left in `folder` of files whose names match the glob `pattern`."""
+    for temporary in Path(folder).glob(f".{pattern}.*.part"):
+        temporary.unlink(missing_ok=True)
+
+
 def save_npz(path: str | os.PathLike, kind: str, **arrays: object) -> None:
     """Write `arrays` and the mark `kind` to a compressed ``.npz`` file, atomically.
 

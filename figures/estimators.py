@@ -49,7 +49,7 @@ def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
         trained = TrainedMinima.load(minima / f"{name}.npz")
         first = np.flatnonzero(trained.train_error == 0)[:1]
         weights = trained.weights[first].astype(np.float64)
-        problem = problem_of(trained)
+        problem = problem_of(trained.data)
         curves[name] = {}
         for method in METHODS:
 

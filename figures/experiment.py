@@ -10,16 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from joblib import Parallel, delayed, parallel_config
+import numpy as np
 
 from figures.measures import Series, measure
 from figures.panels import draw, save_figure, save_table, save_text, table
 from figures.style import Look, use_style
 from figures.summary import report
-from training.committee import run
+from training.committee import add_worker_options
 from training.progress import StatusLine
 from training.protocols import Protocol
-from training.results import TrainedMinima
+from training.sweep import Training, run_all
+from training.workers import SweepError, tidy
 
 CHANGES = {"gamma1": "γ₁ = {:g} instead of {:g}", "schedule_speed": "β, ω, γ growing {:g} times as fast"}
 
@@ -87,35 +88,57 @@ class Experiment:
 
 
 def collect(
-    protocols: Sequence[Protocol], restarts: int, folder: Path, *, n_ep: int = 0, device: str = "cpu", n_jobs: int = -1
+    protocols: Sequence[Protocol],
+    restarts: int,
+    folder: Path,
+    *,
+    n_ep: int = 0,
+    device: str = "cpu",
+    n_jobs: int = -1,
+    scheduler: str | None = None,
+    chunk: int | None = None,
 ) -> list[Series]:
     """Train and measure what `folder` does not hold yet, and read the rest.
+
+    Parameters
+    ----------
+    protocols : sequence of Protocol
+        The longest last.
+    restarts : int
+        Of each.
+    folder : Path
+        Of all results.
+    n_ep : int
+        Restarts of each whose local entropy is measured by expectation propagation too.
+    device : str
+        "cpu" or "cuda", for training.
+    n_jobs, scheduler, chunk
+        Who does the work, and how many restarts are a task; see `training.sweep.run_all`.
 
     Raises
     ------
     ValueError
         When `folder` holds results of another configuration or damaged files.
+    SweepError
+        When tasks or workers fail; see `training.workers.carry_out`.
     OSError
         When it cannot be written.
     """
-    missing = [p for p in protocols if not (folder / f"{p.name}.npz").exists()]
-    # Small matrices: one thread for each of several protocols is faster than several threads for one after another.
-    with parallel_config("loky", inner_max_num_threads=1):
-        train = Parallel(n_jobs=1 if device == "cuda" else n_jobs)
-        train(delayed(_train)(p, folder, restarts, device) for p in reversed(missing))  # the longest first
-    return [
-        measure(_train(p, folder, restarts, device), folder, p.name, label=p.label, n_ep=n_ep, n_jobs=n_jobs)
-        for p in protocols
-    ]
-
-
-def _train(protocol: Protocol, folder: Path, restarts: int, device: str) -> TrainedMinima:
-    """Train one protocol, or read its result; several processes share stderr, hence a line now and then."""
-    status = StatusLine(interval=5.0, rewrite=False)
-    try:
-        return run(protocol, folder, restarts=restarts, device=device, threads=1, progress=status)
-    finally:
-        status.close()
+    # Small matrices: one thread for each of several tasks is faster than several threads for one after another.
+    minima = run_all(
+        [Training(p, folder, restarts, device=device) for p in reversed(protocols)],
+        chunk=chunk,
+        n_jobs=1 if device == "cuda" else n_jobs,
+        scheduler=scheduler,
+        progress=StatusLine(interval=5.0, rewrite=False),  # several processes share stderr: a line now and then
+        threads=1,
+    )
+    for one in minima:
+        if not np.any(one.train_error == 0):
+            raise ValueError(
+                f"{one.protocol.name}: no restart reached zero training errors; train longer or leave the protocol out"
+            )
+    return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler)
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
@@ -125,22 +148,31 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", choices=presets, default=next(iter(presets)), help="how much of the paper is run")
     parser.add_argument("--results", type=Path, help=f"folder of results and pictures (default: runs/{name}-PRESET)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for training")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument(
         "--drop-weights", action="store_true", help="keep no weights once everything is measured: small files to share"
     )
+    add_worker_options(parser, jobs=os.cpu_count())
     arguments = parser.parse_args(argv)
     preset = presets[arguments.preset]
     folder = arguments.results or Path("runs") / f"{name}-{arguments.preset}"
     use_style()
     try:
         protocols = preset.apply(experiment.protocols)
-        options = {"n_ep": preset.n_ep, "device": arguments.device, "n_jobs": arguments.jobs}
-        series = collect(protocols, preset.restarts, folder, **options)
+        series = collect(
+            protocols,
+            preset.restarts,
+            folder,
+            n_ep=preset.n_ep,
+            device=arguments.device,
+            n_jobs=arguments.jobs,
+            scheduler=arguments.scheduler,
+            chunk=arguments.chunk,
+        )
         figure = draw(series, experiment.looks, preset.note(experiment.protocols))
         paths = [*save_figure(figure, folder, name), save_table(table(series), folder, name)]
         paths.append(save_text(report(series), folder / f"{name}.md"))
-    except (ValueError, OSError) as error:
+        tidy(paths)
+    except (ValueError, OSError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     plt.close(figure)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
 from training.results import TrainedMinima
+from training.workers import Task, carry_out, part_path, tidy
 
 DISTANCES = np.array([0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0])
 DISTANCES_EP = np.array([0.05, 0.25])
 SIGMAS = np.round(np.arange(0, 1.51, 0.1), 2)
+REFERENCES = 5  # whose curves are one task
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Series:
         For the legend.
     minima : TrainedMinima
         All restarts.
-    entropy : LocalEntropyCurve
-        Φ at `DISTANCES` around the restarts without training errors.
+    entropy : LocalEntropyCurve or None
+        Φ at `DISTANCES` around the restarts without training errors, if there are any.
     energy : LocalEnergyProfile
         δE at `SIGMAS`, of all restarts.
     entropy_ep : LocalEntropyCurve, optional
@@ -42,67 +44,129 @@ class Series:
     name: str
     label: str
     minima: TrainedMinima
-    entropy: LocalEntropyCurve
+    entropy: LocalEntropyCurve | None
     energy: LocalEnergyProfile
     entropy_ep: LocalEntropyCurve | None = None
 
 
-def measure(minima: TrainedMinima, folder: Path, name: str, *, label: str, n_ep: int = 0, n_jobs: int = -1) -> Series:
-    """Read both measures from `folder`, or compute and store them there; those of `n_ep` restarts by EP too.
+def measure(
+    minima: Sequence[TrainedMinima], folder: Path, *, n_ep: int = 0, n_jobs: int = -1, scheduler: str | None = None
+) -> list[Series]:
+    """Read the measures of the minima of every protocol from `folder`, or compute and store them there.
+
+    Parameters
+    ----------
+    minima : sequence of TrainedMinima
+        One of each protocol.
+    folder : Path
+        Of ``<protocol name>-entropy.npz``, ``-entropy-ep.npz`` and ``-energy.npz``.
+    n_ep : int
+        Restarts of each protocol that are measured by expectation propagation too.
+    n_jobs, scheduler
+        Who computes the curves, see `training.workers.carry_out`.
 
     Raises
     ------
     ValueError
-        When no restart is free of training errors, or a stored file is damaged.
+        When a stored file is damaged, or something must be measured of minima stored without weights.
+    SweepError
+        When tasks or workers fail.
+    OSError
+        When `folder` cannot be written.
     """
-    solved = np.flatnonzero(minima.train_error == 0)
-    if not len(solved):
-        raise ValueError(f"{name}: no restart reached zero training errors; train longer or leave the protocol out")
-
-    def measured(what: str, kind: type, chosen: NDArray[np.int64], compute: Callable):
-        def run():
-            if not len(minima.weights):
-                raise ValueError(
-                    f"{folder / name}.npz was stored without weights, and {what} is missing: train again elsewhere"
-                )
-            return compute(minima.weights[chosen].astype(np.float64), *problem_of(minima))
-
-        return stored(folder / f"{name}-{what}.npz", kind, minima.reference[chosen], run)
-
-    def entropy(*problem, **options):
-        return bpflat.local_entropy(*problem, n_jobs=n_jobs, progress=True, **options)
-
-    return Series(
-        name,
-        label,
-        minima,
-        measured("entropy", LocalEntropyCurve, solved, partial(entropy, distances=DISTANCES)),
-        measured(
-            "energy",
-            LocalEnergyProfile,
-            np.arange(len(minima.restart)),
-            lambda *problem: bpflat.local_energy(*problem, SIGMAS, method="exact"),
-        ),
-        measured("entropy-ep", LocalEntropyCurve, solved[:n_ep], partial(entropy, distances=DISTANCES_EP, method="ep"))
-        if n_ep
-        else None,
-    )
+    share = partial(_entropies, minima, folder, n_jobs=n_jobs, scheduler=scheduler)
+    entropies = share("entropy", DISTANCES)
+    by_ep = share("entropy-ep", DISTANCES_EP, method="ep", most=n_ep) if n_ep else [None] * len(minima)
+    return [
+        Series(one.protocol.name, one.protocol.label, one, entropy, _energy(one, folder), ep)
+        for one, entropy, ep in zip(minima, entropies, by_ep, strict=True)
+    ]
 
 
-def problem_of(minima: TrainedMinima) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Training patterns (P, N) and labels (P,) of stored minima."""
-    data = bpflat.load_reduced_fashion_mnist(
-        minima.data["n_train"], seed=minima.data["data_seed"], balanced=minima.data["balanced"]
-    )
-    return data.train_patterns, data.train_labels
+def _energy(minima: TrainedMinima, folder: Path) -> LocalEnergyProfile:
+    path = folder / f"{minima.protocol.name}-energy.npz"
+
+    def compute():
+        return bpflat.local_energy(_weights(minima), *problem_of(minima.data), SIGMAS, method="exact")
+
+    energy = stored(path, LocalEnergyProfile, minima.reference, compute)
+    tidy([path])
+    return energy
 
 
-def stored(path: Path, kind: type, reference: NDArray[np.str_], compute: Callable):
-    """Read the result of these references at `path`; where it is absent or of others, compute and store it."""
+def _entropies(
+    minima: Sequence[TrainedMinima],
+    folder: Path,
+    what: str,
+    distances: NDArray,
+    *,
+    method: str = "bp",
+    most: int | None = None,
+    n_jobs: int,
+    scheduler: str | None,
+) -> list[LocalEntropyCurve | None]:
+    """Φ around the (first `most`) solutions of every protocol, a few references a task; None where there are none."""
+    chosen = [np.flatnonzero(one.train_error == 0)[:most] for one in minima]
+    paths = [folder / f"{one.protocol.name}-{what}.npz" for one in minima]
+    tasks, parts = [], {}
+    for one, solved, path in zip(minima, chosen, paths, strict=True):
+        if not len(solved) or read(path, LocalEntropyCurve, one.reference[solved]) is not None:
+            continue
+        weights = _weights(one)[solved]
+        parts[path] = []
+        for first in range(0, len(weights), REFERENCES):
+            some = weights[first : first + REFERENCES]
+            last = first + len(some) - 1
+            parts[path].append(part_path(path, first, last))
+            if read(parts[path][-1], LocalEntropyCurve, one.reference[solved[first : last + 1]]) is None:
+                restarts = one.restart[solved[[first, last]]]
+                label = f"{one.protocol.name}, Φ of restarts {restarts[0]} to {restarts[1]}"
+                tasks.append(Task(parts[path][-1], label, partial(_curves, some, one.data, distances, method)))
+    for _ in carry_out(tasks, n_jobs=n_jobs, scheduler=scheduler, bar=f"Φ by {method}"):
+        pass
+    for path, its in parts.items():
+        _joined([LocalEntropyCurve.load(part) for part in its]).save(path)
+    tidy(paths)
+    return [LocalEntropyCurve.load(path) if len(solved) else None for solved, path in zip(chosen, paths, strict=True)]
+
+
+def _weights(minima: TrainedMinima) -> NDArray[np.float64]:
+    if not len(minima.weights):
+        raise ValueError(
+            f"{minima.protocol.name} was stored without weights and a measure of it is missing: train again elsewhere"
+        )
+    return minima.weights.astype(np.float64)
+
+
+def _curves(weights: NDArray, data: dict, distances: NDArray, method: str) -> LocalEntropyCurve:
+    return bpflat.local_entropy(weights, *problem_of(data), distances=distances, method=method)
+
+
+def _joined(curves: Sequence[LocalEntropyCurve]) -> LocalEntropyCurve:
+    """Curves of several sets of references as one."""
+    arrays = {name: np.concatenate([getattr(c, name) for c in curves]) for name in vars(curves[0]) if name != "method"}
+    return LocalEntropyCurve(method=curves[0].method, **arrays)
+
+
+def problem_of(data: dict) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Training patterns (P, N) and labels (P,) of stored minima, from their `data`."""
+    drawn = bpflat.load_reduced_fashion_mnist(data["n_train"], seed=data["data_seed"], balanced=data["balanced"])
+    return drawn.train_patterns, drawn.train_labels
+
+
+def read(path: Path, kind: type, reference: NDArray[np.str_]):
+    """Read the result of these references at `path`; None where it is absent or of others."""
     if path.exists():
         result = kind.load(path)
         if np.array_equal(result.reference, reference):
             return result
-    result = compute()
-    result.save(path)
+    return None
+
+
+def stored(path: Path, kind: type, reference: NDArray[np.str_], compute: Callable):
+    """Read the result of these references at `path`; where it is absent or of others, compute and store it."""
+    result = read(path, kind, reference)
+    if result is None:
+        result = compute()
+        result.save(path)
     return result

@@ -1,7 +1,6 @@
 """The trainer of the recipes: against a plain loop, stopped and resumed, and given what it cannot use."""
 
 import dataclasses
-import io
 import json
 
 import numpy as np
@@ -278,15 +277,14 @@ def test_results_are_tables_too(data, tmp_path):
     assert json.dumps(loaded.configuration) == json.dumps(result.configuration)
 
 
-def test_progress_line():
+def test_progress_line(capsys):
     metrics = EpochMetrics(3, 9.0, 0.02, 0.5, 1.2345, 0.25, 1.0, 0.3, 0.01, 1234.0)
     line = describe(DeepReport("resnet18-cifar10-rsgd seed 0", 53, metrics), 0.5)
     assert line == (
         "resnet18-cifar10-rsgd seed 0 epoch 3/53 | η 0.02 | γ 0.5 distance 1.00e-02 | loss 1.2345 train 25.00% | "
         "test 30.00% | 1234 images/s | 2 min left"
     )
-    stream = io.StringIO()
-    status = StatusLine(stream, interval=0.0, describe=describe)
+    status = StatusLine(interval=0.0, describe=describe)
     for epoch in (3, 4):
         status(DeepReport("run", 53, dataclasses.replace(metrics, epoch=epoch, gamma=float("nan"))))
-    assert stream.getvalue().startswith("run epoch 4/53 | η 0.02 | loss")
+    assert capsys.readouterr().err.startswith("run epoch 4/53 | η 0.02 | loss")

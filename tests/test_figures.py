@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def no_computing(monkeypatch):
     def forbidden(*args, **options):
         raise AssertionError("a stored result was computed again")
 
-    monkeypatch.setattr("training.committee.train", forbidden)
+    monkeypatch.setattr("training.sweep.train", forbidden)
     monkeypatch.setattr("bpflat.local_entropy", forbidden)
     monkeypatch.setattr("bpflat.local_energy", forbidden)
 
@@ -105,7 +106,7 @@ class TestDrawing:
 
     def test_results_of_another_preset_are_refused(self, folder, capsys):
         assert main(FIG1, ["--results", str(folder), "--preset", "paper"]) == 2
-        assert "sgd-fast.npz" in capsys.readouterr().err
+        assert ".npz is of another run" in capsys.readouterr().err
 
     def test_measures_of_other_weights_are_made_again(self, folder, series, monkeypatch):
         """A curve that does not belong to the minima is never drawn."""
@@ -113,8 +114,9 @@ class TestDrawing:
         other = type(one.minima)(**{**vars(one.minima), "weights": one.minima.weights[::-1]})
         calls = []
         monkeypatch.setattr("bpflat.local_energy", lambda *a, **o: calls.append(a) or one.energy)
-        monkeypatch.setattr("bpflat.local_entropy", lambda *a, **o: calls.append(a) or one.entropy)
-        measures.measure(other, folder, "sgd-slow", label="SGD slow")
+        entropy = replace(one.entropy, beta=np.full(one.entropy.phi.shape, np.inf))
+        monkeypatch.setattr("bpflat.local_entropy", lambda *a, **o: calls.append(a) or entropy)
+        measures.measure([other], folder, n_jobs=1)
         assert len(calls) == 2
 
 

@@ -5,75 +5,37 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from bpflat.datasets import load_reduced_fashion_mnist
-from training.checkpoints import require_same
 from training.progress import StatusLine
 from training.protocols import PROTOCOLS, Protocol
 from training.results import TrainedMinima
-from training.trainer import EpochReport, train
+from training.sweep import Training, run_all
+from training.workers import SweepError
 
 
-def run(
-    protocol: Protocol,
-    out: Path,
-    *,
-    restarts: int = 10,
-    seed: int = 0,
-    device: str = "cpu",
-    n_train: int | None = 500,
-    data_seed: int = 0,
-    balanced: bool = False,
-    checkpoint_every: float = 30.0,
-    progress: Callable[[EpochReport], None] | None = None,
-    threads: int | None = None,
-) -> TrainedMinima:
+def run(protocol: Protocol, out: Path, *, restarts: int = 10, **options) -> TrainedMinima:
     """Train on the reduced Fashion-MNIST and store the result in ``out/<protocol name>.npz``.
 
-    A result that is already there is read instead; a checkpoint that is there is gone on from.  For the parameters
-    see `training.trainer.train` and `bpflat.load_reduced_fashion_mnist`.
+    A result that is already there is read instead; a checkpoint that is there is gone on from.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    out : Path
+    restarts : int
+    **options
+        Fields of `training.sweep.Training` (seed, device, n_train, data_seed, balanced) and options of
+        `training.sweep.run_all` (chunk, n_jobs, scheduler, checkpoint_every, progress, threads).
 
     Raises
     ------
-    ValueError
-        Bad input, or `out` holds a result or a checkpoint of another configuration.
-    OSError
-        `out` cannot be written.
+    ValueError, SweepError, OSError
+        As `training.sweep.run_all`.
     """
-    path = Path(out) / f"{protocol.name}.npz"
-    draw = {"data_seed": data_seed, "balanced": balanced}
-    wanted = {"protocol": dataclasses.asdict(protocol), "restarts": restarts, "seed": seed, "device": device}
-    if path.exists():
-        result = TrainedMinima.load(path)
-        found = {
-            "protocol": dataclasses.asdict(result.protocol),
-            "restarts": len(result.restart),
-            "seed": result.seed,
-            "device": result.device,
-        } | {name: result.data.get(name) for name in (*draw, "n_train")}
-        require_same(path, found, wanted | draw | {"n_train": n_train or result.data.get("n_train")})
-        return result
-    data = load_reduced_fashion_mnist(n_train, seed=data_seed, balanced=balanced)
-    checkpoint = path.with_suffix(".checkpoint.npz")
-    result = train(
-        protocol,
-        data.train_patterns,
-        data.train_labels,
-        restarts=restarts,
-        seed=seed,
-        device=device,
-        test_patterns=data.test_patterns,
-        test_labels=data.test_labels,
-        data=draw | {"train_indices": data.train_indices.tolist()},
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        threads=threads,
-    )
-    result.save(path)
-    checkpoint.unlink(missing_ok=True)
+    fields = {field.name for field in dataclasses.fields(Training)} & options.keys()
+    training = Training(protocol, out, restarts, **{name: options.pop(name) for name in fields})
+    (result,) = run_all([training], **options)
     return result
 
 
@@ -103,7 +65,21 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint-every", type=float, default=30.0, metavar="SECONDS", help="time between checkpoints (default: 30)"
     )
     p.add_argument("--threads", type=int, help="of torch on the CPU (default: one for fewer than 8 machines)")
+    add_worker_options(p, jobs=1)
     return p
+
+
+def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
+    """Add --jobs, --chunk and --scheduler, which say who does the work of a sweep."""
+    p.add_argument(
+        "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one a core)"
+    )
+    p.add_argument("--chunk", type=int, metavar="N", help="train N restarts a task, to spread them (default: all)")
+    p.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of a Dask scheduler, tcp://HOST:PORT, do the work instead",
+    )
 
 
 def protocol_from(arguments: argparse.Namespace) -> Protocol:
@@ -118,7 +94,8 @@ def protocol_from(arguments: argparse.Namespace) -> Protocol:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = parser().parse_args(argv)
-    status_line = StatusLine()
+    alone = arguments.jobs == 1 and arguments.scheduler is None
+    status_line = StatusLine() if alone else StatusLine(interval=5.0, rewrite=False)
     try:
         protocol = protocol_from(arguments)
         result = run(
@@ -133,8 +110,11 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint_every=arguments.checkpoint_every,
             progress=status_line,
             threads=arguments.threads,
+            chunk=arguments.chunk,
+            n_jobs=arguments.jobs,
+            scheduler=arguments.scheduler,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SweepError) as error:
         status_line.close()
         print(f"error: {error}", file=sys.stderr)
         return 2

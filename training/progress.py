@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +30,14 @@ def status_line(report: EpochReport, epochs_per_second: float) -> str:
 
 
 class StatusLine:
-    """Progress callback of a training: rewrites one line of a terminal, or adds a line now and then to a file.
+    """Progress callback of a training: rewrites one line of stderr on a terminal, or adds one now and then to a file.
+
+    It can be pickled: a worker process writes to its own stderr.
 
     Parameters
     ----------
     describe : callable
         Makes the line of a report, which has an `epoch`, and of the epochs a second.
-    stream : text file, optional
-        stderr by default.
     interval : float, optional
         Seconds between two lines; 0.5 on a terminal, else 10.
     rewrite : bool, optional
@@ -46,14 +46,12 @@ class StatusLine:
 
     def __init__(
         self,
-        stream: TextIO | None = None,
         interval: float | None = None,
         rewrite: bool | None = None,
         describe: Callable[[Any, float], str] = status_line,
     ):
         self.describe = describe
-        self.stream = sys.stderr if stream is None else stream
-        self.on_terminal = self.stream.isatty() if rewrite is None else rewrite
+        self.on_terminal = sys.stderr.isatty() if rewrite is None else rewrite
         self.interval = interval if interval is not None else (0.5 if self.on_terminal else 10.0)
         self._last: tuple[float, int] | None = None
         self._width = 0
@@ -61,7 +59,7 @@ class StatusLine:
     def __call__(self, report: Any) -> None:
         """Show `report` if the last one shown is old enough."""
         now = time.monotonic()
-        if self._last is None:
+        if self._last is None or report.epoch < self._last[1]:  # the first epoch of a run
             self._last = now, report.epoch
             return
         since, epoch = self._last
@@ -70,14 +68,14 @@ class StatusLine:
         line = self.describe(report, (report.epoch - epoch) / max(now - since, 1e-9))
         self._last = now, report.epoch
         if self.on_terminal:
-            self.stream.write("\r" + line.ljust(self._width))
+            sys.stderr.write("\r" + line.ljust(self._width))
             self._width = len(line)
         else:
-            self.stream.write(line + "\n")
-        self.stream.flush()
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
     def close(self) -> None:
         """End the line of the terminal."""
         if self.on_terminal and self._width:
-            self.stream.write("\n")
-            self.stream.flush()
+            sys.stderr.write("\n")
+            sys.stderr.flush()

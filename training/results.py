@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,32 @@ class TrainedMinima:
         fields["git_revision"] = str(fields["git_revision"])
         return cls(**fields)
 
+    @classmethod
+    def joined(cls, parts: Sequence[TrainedMinima]) -> TrainedMinima:
+        """Results of disjoint sets of restarts as one; of versions and revisions that differ, all are named.
+
+        Raises
+        ------
+        ValueError
+            When a restart is in two parts, or when seed, protocol, device or data differ.
+        """
+        restart = np.concatenate([part.restart for part in parts])
+        if len(set(restart.tolist())) < len(restart):
+            raise ValueError(f"restarts {restart.tolist()} are not distinct; join every part once")
+        for name in ("seed", "protocol", "device", "data"):
+            if any(getattr(part, name) != getattr(parts[0], name) for part in parts):
+                raise ValueError(f"{name} differs between parts; join those of one run")
+        order = np.argsort(restart)
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])[order]
+            for name, value in vars(parts[0]).items()
+            if isinstance(value, np.ndarray)
+        }
+        versions = {name: _all(part.versions[name] for part in parts) for name in parts[0].versions}
+        return dataclasses.replace(
+            parts[0], **arrays, versions=versions, git_revision=_all(part.git_revision for part in parts)
+        )
+
     def summary(self) -> str:
         """One line for each restart, for people."""
         head = f"{'restart':>7} {'epochs':>7} {'train':>8} {'test':>8} {'balanced':>9}  status"
@@ -126,6 +153,10 @@ class TrainedMinima:
 
 
 _JSON = ("protocol", "data", "versions")
+
+
+def _all(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))
 
 
 def library_versions() -> dict[str, str]:
