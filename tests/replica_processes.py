@@ -68,23 +68,24 @@ class Replicas:
         return {"centre": centre, "distance": distance, "gamma0": gamma0, "y": self.optimizer.y, **self.state()}
 
 
-def run(rank, members, folder, job):
-    """Entry of a process: `members` lists the replicas of every rank, `job` names one of the functions below."""
+def run(rank, members, folder, *jobs):
+    """Entry of a process: `members` lists the replicas of every rank, `jobs` name functions below, done in turn."""
     torch.set_num_threads(1)
     folder = Path(folder)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
         dist.init_process_group(
             "gloo",
-            init_method=f"file://{folder / f'{job}-rendezvous'}",
+            init_method=f"file://{folder / f'{jobs[0]}-rendezvous'}",
             rank=rank,
             world_size=len(members),
             timeout=datetime.timedelta(seconds=300),
         )
-        JOBS[job](rank, members, folder)
+        for job in jobs:
+            JOBS[job](rank, members, folder)
         dist.destroy_process_group()
     except BaseException:
-        (folder / f"{job}-{rank}.error").write_text(traceback.format_exc(), encoding="utf-8")
+        (folder / f"{jobs[0]}-{rank}.error").write_text(traceback.format_exc(), encoding="utf-8")
         os._exit(1)
 
 

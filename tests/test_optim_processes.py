@@ -18,13 +18,13 @@ LAYOUTS = {2: [[0, 1], [2]], 3: [[0], [1], [2]]}  # replicas of every rank
 
 @pytest.fixture(scope="module")
 def launch():
-    """Run a job in one process a rank; returns their exit codes.  A server that has torch loaded forks them."""
+    """Run jobs in one process a rank; returns the exit codes.  A server that has torch loaded forks the processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.replica_processes"])
 
-    def launch(job, folder, n_processes=2):
+    def launch(folder, *jobs, n_processes=2):
         members = LAYOUTS[n_processes]
-        arguments = [(rank, members, str(folder), job) for rank in range(n_processes)]
+        arguments = [(rank, members, str(folder), *jobs) for rank in range(n_processes)]
         processes = [context.Process(target=replica_processes.run, args=a) for a in arguments]
         for process in processes:
             process.start()
@@ -44,9 +44,9 @@ def outcomes(folder, job, n_processes=2):
 
 @pytest.fixture(scope="module")
 def two(launch, tmp_path_factory):
-    """Folder of the undisturbed run in two processes."""
+    """Folder of what two processes left that nothing happened to."""
     folder = tmp_path_factory.mktemp("two")
-    assert launch("undisturbed", folder) == [0, 0]
+    assert launch(folder, "undisturbed", "overflow", "mismatch") == [0, 0]
     return folder
 
 
@@ -71,27 +71,26 @@ def test_two_processes_agree_with_one(two):
 
 
 def test_three_processes_agree_with_one(launch, tmp_path):
-    assert launch("undisturbed", tmp_path, 3) == [0, 0, 0]
+    assert launch(tmp_path, "undisturbed", n_processes=3) == [0, 0, 0]
     assert_same_as_one_process(outcomes(tmp_path, "undisturbed", 3))
 
 
 def test_two_processes_stopped_and_resumed_are_never_stopped(launch, two):
-    assert launch("resumed", two) == [0, 0]
+    assert launch(two, "resumed") == [0, 0]
     assert same_bits(outcomes(two, "undisturbed"), outcomes(two, "resumed"))
 
 
 def test_a_killed_process_ends_the_job_which_resumes_from_its_checkpoint(launch, two, tmp_path):
-    assert launch("killed", tmp_path) == [1, -signal.SIGKILL]
+    assert launch(tmp_path, "killed") == [1, -signal.SIGKILL]
     assert not list(tmp_path.glob("*.finished"))
     error = (tmp_path / "killed-0.error").read_text(encoding="utf-8")
     assert "all_reduce" in error
-    assert launch("resumed", tmp_path) == [0, 0]
+    assert launch(tmp_path, "resumed") == [0, 0]
     assert same_bits(outcomes(two, "undisturbed"), outcomes(tmp_path, "resumed"))
 
 
-def test_overflow_in_one_process_keeps_all_in_step(launch, tmp_path):
-    assert launch("overflow", tmp_path) == [0, 0]
-    results = outcomes(tmp_path, "overflow")
+def test_overflow_in_one_process_keeps_all_in_step(two):
+    results = outcomes(two, "overflow")
     assert [r["scale"] for r in results] == [512.0, 1024.0]
     assert [r["optimizer"]["steps"] for r in results] == [6, 6]
     assert same_bits(results[0]["centre"]["0.weight"], results[1]["centre"]["0.weight"])
@@ -110,14 +109,13 @@ def test_overflow_in_one_process_keeps_all_in_step(launch, tmp_path):
         assert (t == 1) == all(torch.equal(kept[0][n], p) for n, p in single.models[0].named_parameters())
         single.time += 1
     models = [model for result in results for model in result["models"]]
-    for ours, theirs in zip(single.state()["models"], models, strict=True):
+    for ours, theirs in zip(single.outcome()["models"], models, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_processes_with_different_networks_refuse(launch, tmp_path):
-    assert launch("mismatch", tmp_path) == [0, 0]
+def test_processes_with_different_networks_refuse(two):
     for rank in range(2):
-        message = (tmp_path / f"mismatch-{rank}.refused").read_text(encoding="utf-8")
+        message = (two / f"mismatch-{rank}.refused").read_text(encoding="utf-8")
         assert "replicas of processes 0 and 1 differ" in message
 
 
