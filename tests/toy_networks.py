@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 
 import numpy as np
 import torch
 from torch import nn
+
+from bpflat.optim import EntropySGD, ReplicatedSGD
 
 SHAPES = ((2, 3), (4,), (1, 2))  # of the tensors that together are one vector of 12 weights
 SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}
@@ -85,3 +88,65 @@ def same_bits(one, other):
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same_bits, one, other))
     return one == other
+
+
+BATCHES = batches(24)
+BASES = {
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, **SGD),
+    "adam": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.002, momentum=0.9),
+}
+
+
+class Run:
+    """Models, the optimizer around them and its schedulers; `step` takes the next batch, one for each model."""
+
+    def __init__(self, algorithm, base="nesterov", seed=0, **options):
+        make = BASES[base]
+        if algorithm == "esgd":
+            self.models = [network(seed)]
+            inner, outer = (
+                make(self.models[0].parameters()),
+                torch.optim.SGD(self.models[0].parameters(), lr=0.5, **SGD),
+            )
+            self.optimizer = EntropySGD(inner, outer, **({"gamma": 0.5, "L": 5, "epsilon": 1e-3, "seed": 0} | options))
+            scheduled = [self.optimizer, inner]
+        else:
+            self.models = [network(seed + a) for a in range(3)]
+            replicas = [make(model.parameters()) for model in self.models]
+            self.optimizer = ReplicatedSGD(replicas, **({"gamma": 0.5, "K": 3} | options))
+            scheduled = [self.optimizer]
+        self.schedulers = [torch.optim.lr_scheduler.StepLR(o, 4, gamma=0.5) for o in scheduled]
+        self.time = 0
+
+    def step(self):
+        self.optimizer.zero_grad()
+        for a, model in enumerate(self.models):
+            loss_of(model, BATCHES[(self.time + 7 * a) % len(BATCHES)]).backward()
+        self.optimizer.step()
+        self.time += 1
+        if self.time % 3 == 0:
+            for scheduler in self.schedulers:
+                scheduler.step()
+            self.optimizer.gamma *= 1.5
+
+    def state(self):
+        return {
+            "models": [model.state_dict() for model in self.models],
+            "optimizer": self.optimizer.state_dict(),
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+            "time": self.time,
+        }
+
+    def load(self, state):
+        for model, saved in zip(self.models, state["models"], strict=True):
+            model.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        self.time = state["time"]
+
+
+def weights(run):
+    """Copies of the state of every model of a `Run`."""
+    return [copy.deepcopy(model.state_dict()) for model in run.models]

@@ -23,6 +23,7 @@ from bpflat.optim.wrapper import (
     flat_views,
     half_squared_distance,
     has_dense_gradient,
+    parameters,
     shapes,
 )
 
@@ -150,7 +151,7 @@ class EntropySGD(Wrapper):
         seed: int | np.random.SeedSequence | None = None,
     ):
         super().__init__((inner, outer), gamma, project)
-        if {id(p) for p in _parameters(inner)} != {id(p) for p in _parameters(outer)}:
+        if {id(p) for p in parameters(inner)} != {id(p) for p in parameters(outer)}:
             raise ValueError("inner and outer must be over the same parameters: those of one model")
         self.inner, self.outer = inner, outer
         self.L = L
@@ -221,8 +222,7 @@ class EntropySGD(Wrapper):
         To evaluate or to save w.  No step may be taken inside.  BatchNorm: see the notes of the class.
         """
         self._require_outside_centre("centre()")
-        joined = list(self._joined)
-        with self._exchanged(joined, self._copies("w", joined)):
+        with self._exchanged(parameters(self.outer), {p: self.state[p]["w"] for p in self._joined}):
             yield
 
     def distance(self) -> Tensor:
@@ -264,7 +264,7 @@ class EntropySGD(Wrapper):
         the model has at this moment (w' during a loop).
         """
         self._require_outside_centre("state_dict()")
-        index = {p: i for i, p in enumerate(_parameters(self.outer))}
+        index = {p: i for i, p in enumerate(parameters(self.outer))}
         return {
             "shapes": shapes(self.outer),
             "inner": self.inner.state_dict(),
@@ -292,7 +292,7 @@ class EntropySGD(Wrapper):
         self.outer.load_state_dict(state_dict["outer"])
         for name, value in state_dict["loop"].items():
             setattr(self, name, value)
-        params = _parameters(self.outer)
+        params = parameters(self.outer)
         self._inner_steps = state_dict["inner_steps"]
         self._joined = {params[i]: None for i in state_dict["w"]}
         self.state.clear()
@@ -357,17 +357,13 @@ class EntropySGD(Wrapper):
             self._distance = half_squared_distance(joined, anchors)
             pull = torch._foreach_sub(anchors, self._copies("mu", joined))
             torch._foreach_copy_(joined, anchors)
-            with _gradients(_parameters(self.outer), dict(zip(joined, pull, strict=True))):
+            with _gradients(parameters(self.outer), dict(zip(joined, pull, strict=True))):
                 self.outer.step()
             self._project()
         self._inner_steps = 0
         self._joined = {}
         if self.reset_inner:
             self.inner.state.clear()
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from bpflat.optim.wrapper import (
     evaluate,
     flat_views,
     half_squared_distance,
+    parameters,
     shapes,
 )
 
@@ -213,13 +214,15 @@ class ReplicatedSGD(Wrapper):
         """
         self._require_outside_centre("centre()")
         coupled = self._coupled()
+        tensors = parameters(self.replicas[0])
         with torch.no_grad():
-            tensors, values = _flatten(coupled[0]), self._centre(coupled)
+            values = dict(zip(_flatten(coupled[0]), self._centre(coupled), strict=True))
             if models is not None:
                 if len(models) != len(self.replicas):
                     raise ValueError(f"models are {len(models)}, but this process has {len(self.replicas)} replicas")
                 buffers = [[b for b in model.buffers() if b.is_floating_point()] for model in models]
-                tensors, values = tensors + buffers[0], values + self._mean(buffers, *flat_views(buffers[0]))
+                tensors += buffers[0]
+                values |= zip(buffers[0], self._mean(buffers, *flat_views(buffers[0])), strict=True)
         with self._exchanged(tensors, values):
             yield
 
@@ -306,7 +309,7 @@ class ReplicatedSGD(Wrapper):
                     f"replica {a} differs from replica 0 in the shapes, types or devices of its parameters, or in its "
                     f"groups: {shapes(base)} against {shapes(first)}; replicas are copies of one model"
                 )
-        params = [p for group in self.param_groups for p in group["params"]]
+        params = parameters(self)
         if len({id(p) for p in params}) < len(params):
             raise ValueError("replicas share parameters: each needs its own model")
 
@@ -314,7 +317,7 @@ class ReplicatedSGD(Wrapper):
         """Replicas of all processes, which must agree on everything that the communication rests on."""
         if self.group is None:
             return len(self.replicas)
-        here = (shapes(self.replicas[0]), [str(p.dtype) for g in self.replicas[0].param_groups for p in g["params"]])
+        here = (shapes(self.replicas[0]), [str(p.dtype) for p in parameters(self.replicas[0])])
         here = (*here, self.K, self.gamma, self.coupling)
         everywhere = [None] * dist.get_world_size(self.group)
         dist.all_gather_object(everywhere, (here, len(self.replicas)), group=self.group)
@@ -391,7 +394,7 @@ class ReplicatedSGD(Wrapper):
         if found_inf.item():
             return False
         if scale is not None:
-            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in parameters(self) if p.grad is not None]
             torch._foreach_div_([g._values() if g.is_sparse else g for g in gradients], scale)
         return True
 

@@ -47,20 +47,18 @@ class Wrapper(Optimizer):
         self._gamma = check_scalar("gamma", value)
 
     @contextlib.contextmanager
-    def _exchanged(self, tensors: list[Tensor], values: list[Tensor]) -> Iterator[None]:
-        """Within the block `tensors` hold `values`; afterwards what they held before, bit for bit."""
+    def _exchanged(self, tensors: list[Tensor], values: dict[Tensor, Tensor]) -> Iterator[None]:
+        """Within the block those of `tensors` that have a value hold it; afterwards all are as before, bit for bit."""
         with torch.no_grad():
             saved = [tensor.clone() for tensor in tensors]
-            if tensors:
-                torch._foreach_copy_(tensors, values)
+            torch._foreach_copy_(tensors, [values.get(tensor, tensor) for tensor in tensors])
         self._inside_centre = True
         try:
             yield
         finally:
             self._inside_centre = False
             with torch.no_grad():
-                if tensors:
-                    torch._foreach_copy_(tensors, saved)
+                torch._foreach_copy_(tensors, saved)
 
     def _require_outside_centre(self, what: str) -> None:
         if self._inside_centre:
@@ -85,6 +83,11 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
     if loss is None:
         raise ValueError("the closure must return the loss (after loss.backward()); it returned None")
     return loss
+
+
+def parameters(optimizer: Optimizer) -> list[Tensor]:
+    """All parameters, group by group."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def shapes(optimizer: Optimizer) -> list[list[list[int]]]:
