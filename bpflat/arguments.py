@@ -96,3 +96,22 @@ def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.
     """Return n seed sequences: the children that ``SeedSequence(seed).spawn`` gives first."""
     seed = check_seed(seed)
     return [stream(seed, r) for r in range(n)]
+
+
+def check_scalar(name: str, value: float, *, at_least: float = 0.0, above: float = -np.inf) -> float:
+    """Return `value` as a float if it is finite, at least `at_least` and greater than `above`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a number, not {value!r}") from error
+    if not (np.isfinite(number) and number >= at_least and number > above):
+        wanted = f"greater than {above:g}" if above >= at_least else f"at least {at_least:g}"
+        raise ValueError(f"{name} must be finite and {wanted}; got {value!r}")
+    return number
+
+
+def check_count(name: str, value: int) -> int:
+    """Return `value` as an int if it is a whole number from 1 on."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+    return int(value)

@@ -612,11 +612,11 @@ def test_bad_input(small):
         (model, data, {"n_samples": 1}, "n_samples must be at least 2"),
         (model, data, {"n_samples": 2, "antithetic": True}, "even and at least 4"),
         (model, data, {"n_samples": 7, "antithetic": True}, "even and at least 4"),
-        (model, data, {"tolerance": 0}, "tolerance must be positive"),
+        (model, data, {"tolerance": 0}, "tolerance must be finite and greater than 0"),
         (model, data, {"batch_norm": "train"}, "batch_norm must be"),
         (model, data, {"precision": "int8"}, "precision must be"),
-        (model, data, {"batch_size": 0}, "batch_size must be at least 1"),
-        (model, data, {"block_size": -1}, "block_size must be at least 1"),
+        (model, data, {"batch_size": 0}, "batch_size must be a whole number, at least 1"),
+        (model, data, {"block_size": -1}, "block_size must be a whole number, at least 1"),
         (model, data, {"seed": -1}, "seed must be"),
     ]
     for bad, given, options, message in cases:

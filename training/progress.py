@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -29,10 +30,12 @@ def status_line(report: EpochReport, epochs_per_second: float) -> str:
 
 
 class StatusLine:
-    """Progress callback of `train`: rewrites one line of a terminal, or adds a line now and then to a file.
+    """Progress callback of a training: rewrites one line of a terminal, or adds a line now and then to a file.
 
     Parameters
     ----------
+    describe : callable
+        Makes the line of a report, which has an `epoch`, and of the epochs a second.
     stream : text file, optional
         stderr by default.
     interval : float, optional
@@ -41,14 +44,21 @@ class StatusLine:
         Whether to rewrite one line; by default on a terminal.
     """
 
-    def __init__(self, stream: TextIO | None = None, interval: float | None = None, rewrite: bool | None = None):
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        interval: float | None = None,
+        rewrite: bool | None = None,
+        describe: Callable[[Any, float], str] = status_line,
+    ):
+        self.describe = describe
         self.stream = sys.stderr if stream is None else stream
         self.on_terminal = self.stream.isatty() if rewrite is None else rewrite
         self.interval = interval if interval is not None else (0.5 if self.on_terminal else 10.0)
         self._last: tuple[float, int] | None = None
         self._width = 0
 
-    def __call__(self, report: EpochReport) -> None:
+    def __call__(self, report: Any) -> None:
         """Show `report` if the last one shown is old enough."""
         now = time.monotonic()
         if self._last is None:
@@ -57,7 +67,7 @@ class StatusLine:
         since, epoch = self._last
         if now - since < self.interval:
             return
-        line = status_line(report, (report.epoch - epoch) / max(now - since, 1e-9))
+        line = self.describe(report, (report.epoch - epoch) / max(now - since, 1e-9))
         self._last = now, report.epoch
         if self.on_terminal:
             self.stream.write("\r" + line.ljust(self._width))

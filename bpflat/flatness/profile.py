@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from bpflat.arguments import check_grid, check_seed, stream
+from bpflat.arguments import check_count, check_grid, check_scalar, check_seed, stream
 from bpflat.energy import LocalEnergyProfile, check_n_samples
 from bpflat.flatness.evaluation import PRECISIONS, Augmentation, Evaluation
 from bpflat.flatness.patterns import Data, Patterns
@@ -146,11 +146,9 @@ def local_energy(
         raise ValueError(f"batch_norm must be 'frozen' or 'recompute', not {batch_norm!r}")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision must be None or one of {', '.join(PRECISIONS)}, not {precision!r}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, not {tolerance!r}")
-    for name, size in (("batch_size", batch_size), ("block_size", block_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+    tolerance = None if tolerance is None else check_scalar("tolerance", tolerance, above=0)
+    batch_size = None if batch_size is None else check_count("batch_size", batch_size)
+    block_size = check_count("block_size", block_size)
     model = unwrap(model)
     check_parameters(model)
     chosen = choose(model, parameters)

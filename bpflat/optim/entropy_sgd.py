@@ -1,0 +1,383 @@
+"""Entropy-SGD, Algorithm 1 of the paper, around any two torch optimizers."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bpflat.arguments import check_count, check_scalar, spawn_streams
+from bpflat.optim.wrapper import (
+    Wrapper,
+    add_scaled_,
+    check_state,
+    evaluate,
+    flat_views,
+    half_squared_distance,
+    has_dense_gradient,
+    shapes,
+)
+
+
+@dataclass
+class _Moving:
+    """The parameters that move in a step, their anchors w, and scratch of their shapes, all in one order.
+
+    `scratch` are views of `flats`; `parts` says which of the lists belong to each group of the inner optimizer.
+    """
+
+    params: list[Tensor]
+    anchors: list[Tensor]
+    scratch: list[Tensor]
+    flats: list[Tensor]
+    parts: list[slice]
+
+
+class EntropySGD(Wrapper):
+    """Entropy-SGD (Algorithm 1): descends the local entropy (eq. 1) along its gradient ``γ (w − ⟨w'⟩)`` (eq. 5).
+
+    The mean ⟨w'⟩ is taken over L steps of Langevin dynamics around w, one minibatch each::
+
+        for t = 1, 2, ...:
+            w', μ ← w
+            for l = 1, ..., L:                              one call of step() each
+                dw' ← ∇L(w'; minibatch) + γ (w' − w)
+                w'  ← inner(w', dw') + √η' ε N(0, I)        η' is the learning rate of `inner`
+                μ   ← α μ + (1 − α) w'
+            w ← outer(w, w − μ)                             η is the learning rate of `outer`
+
+    With plain SGD inside and outside, ``inner(w', dw') = w' − η' dw'`` and ``outer(w, w − μ) = w − η (w − μ)``.  For
+    ``ε = α = γ = 0`` this is Lookahead (Zhang et al., 2019) with slow learning rate η.
+
+    Parameters
+    ----------
+    inner, outer : torch.optim.Optimizer
+        Any two optimizers over the same parameters; groups, momentum and weight decay as each likes.
+    gamma : float
+        Coupling γ; at least 0.  A property, to be set as focusing asks (`bpflat.optim.focusing`).
+    L : int
+        Inner steps (minibatches) of one outer step.
+    epsilon : float
+        Noise ε.
+    alpha : float
+        Averaging constant α, in [0, 1).
+    reset_inner : bool
+        Forget the state of `inner` (its momentum) whenever w' returns to w.  The paper does not say; kept by default.
+    project : callable, optional
+        Called without arguments after every update of the parameters, inner (noise included) and outer: for
+        constraints, such as rows of norm 1.
+    seed : int, SeedSequence or None
+        Of the noise.  Data-parallel processes must give the same.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        Those of `outer`: a learning-rate scheduler on this optimizer schedules η, as in Appendix C.  For η' give the
+        scheduler ``.inner``.
+    inner, outer, gamma, L, epsilon, alpha, reset_inner
+        As given; may be changed between steps.
+
+    Raises
+    ------
+    ValueError
+        Bad parameters; a closure that returns no loss; a state_dict of another model.
+
+    Notes
+    -----
+    During the loop the parameters hold w', after every L-th step w.  ``with optimizer.centre():`` puts w there at any
+    time.  Running statistics of BatchNorm are those gathered along w'; `bpflat.optim.batchnorm_statistics` recomputes
+    them at w.
+
+    Gradients: γ (w' − w) is added to ``.grad`` in place; so clipping before the step clips the gradient of the loss
+    alone.  A parameter takes part in a loop from its first dense gradient on.  Frozen parameters, and those that get
+    no gradient, are left alone; those with sparse gradients are moved by `inner` only.  Beyond the two optimizers' own
+    state, three copies of the weights are kept (w, μ, noise).
+
+    With torch.amp.GradScaler, ``scaler.step(optimizer)`` as with any optimizer: a skipped step is not counted.
+
+    References
+    ----------
+    Pittorino et al., ICLR 2021, Section 4 and Appendix C; Chaudhari et al., J. Stat. Mech. (2019) 124018.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bpflat.optim import EntropySGD, focusing
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(256, 10)
+    >>> y = (x[:, 0] * x[:, 1] > 0).long()
+    >>> model = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
+    >>> momentum = dict(momentum=0.9, nesterov=True, weight_decay=1e-4)
+    >>> inner = torch.optim.SGD(model.parameters(), lr=0.1, **momentum)  # η'
+    >>> outer = torch.optim.SGD(model.parameters(), lr=0.5, **momentum)  # η
+    >>> optimizer = EntropySGD(inner, outer, gamma=0.1, L=5, seed=0)
+    >>> epochs = 80
+    >>> scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[60])  # of η
+    >>> schedule = focusing.Exponential.over(0.1, epochs, factor=10)
+    >>> for epoch in range(epochs):
+    ...     optimizer.gamma = schedule(epoch)
+    ...     for batch in torch.randperm(256).split(32):
+    ...         optimizer.zero_grad()
+    ...         torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+    ...         _ = torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    ...         optimizer.step()
+    ...     scheduler.step()
+    >>> with optimizer.centre(), torch.no_grad():
+    ...     error = (model(x).argmax(1) != y).float().mean().item()
+    >>> error < 0.05
+    True
+    """
+
+    def __init__(
+        self,
+        inner: Optimizer,
+        outer: Optimizer,
+        *,
+        gamma: float,
+        L: int = 5,
+        epsilon: float = 1e-4,
+        alpha: float = 0.75,
+        reset_inner: bool = False,
+        project: Callable[[], object] | None = None,
+        seed: int | np.random.SeedSequence | None = None,
+    ):
+        super().__init__((inner, outer), gamma, project)
+        if {id(p) for p in _parameters(inner)} != {id(p) for p in _parameters(outer)}:
+            raise ValueError("inner and outer must be over the same parameters: those of one model")
+        self.inner, self.outer = inner, outer
+        self.L = L
+        self.epsilon = check_scalar("epsilon", epsilon)
+        self.alpha = check_scalar("alpha", alpha)
+        if self.alpha >= 1:
+            raise ValueError(f"alpha must be below 1, or μ never moves; got {alpha}")
+        self.reset_inner = bool(reset_inner)
+        (self._seed,) = spawn_streams(seed, 1)
+        self._generators: dict[str, torch.Generator] = {}
+        self._inner_steps = 0
+        self._joined: dict[Tensor, None] = {}  # parameters of the running loop, in the order they joined
+        self._moving_key: tuple[tuple[int, ...], ...] | None = None
+        self._moving_now: _Moving | None = None
+        self._distance = torch.tensor(math.nan)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the outer optimizer."""
+        return self.outer.param_groups
+
+    @property
+    def L(self) -> int:
+        """Inner steps of one outer step."""
+        return self._L
+
+    @L.setter
+    def L(self, value: int) -> None:
+        self._L = check_count("L", value)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One inner step, and after every L-th the outer step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Clears the gradients, computes the loss and its gradients, and returns it; evaluated once, at w'.
+
+        Returns
+        -------
+        The loss that the closure returned, or None.
+        """
+        self._require_outside_centre("step()")
+        loss = evaluate(closure)
+        moving = self._moving()
+        self._join(moving)
+        if self.gamma and moving.params:
+            torch._foreach_copy_(moving.scratch, moving.params)
+            torch._foreach_sub_(moving.scratch, moving.anchors)
+            torch._foreach_add_([p.grad for p in moving.params], moving.scratch, alpha=self.gamma)
+        self.inner.step()
+        if self.epsilon:
+            self._kick(moving)
+        self._project()
+        joined = list(self._joined)
+        if joined:
+            torch._foreach_lerp_(self._copies("mu", joined), joined, 1.0 - self.alpha)
+        self._inner_steps += 1
+        if self._inner_steps >= self.L:
+            self._outer_step(joined)
+        return loss
+
+    @contextlib.contextmanager
+    def centre(self) -> Iterator[None]:
+        """Within the block the parameters hold w; afterwards what they held before, bit for bit.
+
+        To evaluate or to save w.  No step may be taken inside.  BatchNorm: see the notes of the class.
+        """
+        self._require_outside_centre("centre()")
+        joined = list(self._joined)
+        with self._exchanged(joined, self._copies("w", joined)):
+            yield
+
+    def distance(self) -> Tensor:
+        """d(w', w) of eq. 2, ``½ Σ_i (w'_i − w_i)²``, at the end of the last complete loop.
+
+        Returns
+        -------
+        Tensor, 0-d
+            On the device of the parameters; NaN before the first outer step.
+        """
+        return self._distance
+
+    def balanced_gamma(self, loss: float | Tensor) -> float:
+        """Return ``γ₀ = L(w)/d(w', w)`` after a loop that was run with γ = 0 (Appendix C).
+
+        Parameters
+        ----------
+        loss : float or 0-d Tensor
+            L(w): the loss of the first step of that loop, or of the whole training set before it.
+
+        Raises
+        ------
+        ValueError
+            No loop was run, w' did not move, or the loss is negative or not finite.
+
+        Notes
+        -----
+        The paper calls the criterion not robust: Entropy-SGD needs the right order of magnitude only.
+        """
+        distance = check_scalar("the distance d(w', w) (run one loop of L steps with gamma=0 first)", self._distance)
+        if distance == 0:
+            raise ValueError("w' did not move in the last loop, so there is no γ that balances loss and distance")
+        return check_scalar("loss", loss) / distance
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the loop, of the noise and of both optimizers, of plain containers and tensors.
+
+        As torch's, it refers to tensors in use: save it at once, or deepcopy it.  It belongs to the weights that
+        the model has at this moment (w' during a loop).
+        """
+        self._require_outside_centre("state_dict()")
+        index = {p: i for i, p in enumerate(_parameters(self.outer))}
+        return {
+            "shapes": shapes(self.outer),
+            "inner": self.inner.state_dict(),
+            "outer": self.outer.state_dict(),
+            "loop": {name: getattr(self, name) for name in ("gamma", "L", "epsilon", "alpha", "reset_inner")},
+            "inner_steps": self._inner_steps,
+            "w": {index[p]: self.state[p]["w"] for p in self._joined},
+            "mu": {index[p]: self.state[p]["mu"] for p in self._joined},
+            "generators": {device: generator.get_state() for device, generator in self._generators.items()},
+            "distance": self._distance,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as the optimizer that gave `state_dict` would have.
+
+        Raises
+        ------
+        ValueError
+            `state_dict` is of another model; nothing was changed then.
+        """
+        keys = ("inner", "outer", "loop", "inner_steps", "w", "mu", "generators", "distance")
+        check_state(state_dict, {"shapes": shapes(self.outer)}, keys)
+        self.inner.load_state_dict(state_dict["inner"])
+        self.outer.load_state_dict(state_dict["outer"])
+        for name, value in state_dict["loop"].items():
+            setattr(self, name, value)
+        params = _parameters(self.outer)
+        self._inner_steps = state_dict["inner_steps"]
+        self._joined = {params[i]: None for i in state_dict["w"]}
+        self.state.clear()
+        for name in ("w", "mu"):
+            for i, value in state_dict[name].items():
+                self.state[params[i]][name] = value.to(params[i]).clone(memory_format=torch.preserve_format)
+        self._moving_key = None
+        devices = {str(p.device) for p in params}
+        self._generators = {
+            device: torch.Generator(device).set_state(state.cpu())
+            for device, state in state_dict["generators"].items()
+            if device in devices
+        }
+        self._distance = state_dict["distance"].clone()
+
+    def _copies(self, name: str, params: list[Tensor]) -> list[Tensor]:
+        return [self.state[p][name] for p in params]
+
+    def _moving(self) -> _Moving:
+        """Parameters with a dense gradient; the lists are made again only when these change."""
+        members = [[p for p in group["params"] if has_dense_gradient(p)] for group in self.inner.param_groups]
+        key = tuple(tuple(map(id, group)) for group in members)
+        if key != self._moving_key:
+            params = [p for group in members for p in group]
+            for p in params:
+                if p not in self.state:
+                    self.state[p] = {name: torch.empty_like(p) for name in ("w", "mu")}
+            ends = np.cumsum([0, *map(len, members)]).tolist()
+            parts = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+            flats, scratch = flat_views(params)
+            self._moving_now = _Moving(params, self._copies("w", params), scratch, flats, parts)
+            self._moving_key = key
+        return self._moving_now
+
+    def _join(self, moving: _Moving) -> None:
+        """``w', μ ← w`` for the parameters that were not yet in this loop; until now they did not move in it."""
+        new = [p for p in moving.params if p not in self._joined]
+        if new:
+            torch._foreach_copy_(self._copies("w", new), new)
+            torch._foreach_copy_(self._copies("mu", new), new)
+            self._joined.update(dict.fromkeys(new))
+
+    def _kick(self, moving: _Moving) -> None:
+        """``w' ← w' + √η' ε N(0, I)``."""
+        for flat in moving.flats:
+            flat.normal_(generator=self._generator(flat.device))
+        for group, part in zip(self.inner.param_groups, moving.parts, strict=True):
+            add_scaled_(moving.params[part], moving.scratch[part], group["lr"] ** 0.5 * self.epsilon)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        name = str(device)
+        if name not in self._generators:
+            stream = spawn_streams(self._seed, len(self._generators) + 1)[-1]
+            seed = int(stream.generate_state(1, np.uint64)[0] >> 1)
+            self._generators[name] = torch.Generator(device).manual_seed(seed)
+        return self._generators[name]
+
+    def _outer_step(self, joined: list[Tensor]) -> None:
+        """``w ← outer(w, w − μ)``; the loop is over."""
+        if joined:
+            anchors = self._copies("w", joined)
+            self._distance = half_squared_distance(joined, anchors)
+            pull = torch._foreach_sub(anchors, self._copies("mu", joined))
+            torch._foreach_copy_(joined, anchors)
+            with _gradients(_parameters(self.outer), dict(zip(joined, pull, strict=True))):
+                self.outer.step()
+            self._project()
+        self._inner_steps = 0
+        self._joined = {}
+        if self.reset_inner:
+            self.inner.state.clear()
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@contextlib.contextmanager
+def _gradients(params: list[Tensor], gradients: dict[Tensor, Tensor]) -> Iterator[None]:
+    """Within the block ``.grad`` of `params` are `gradients`, and None for the others."""
+    saved = [p.grad for p in params]
+    for p in params:
+        p.grad = gradients.get(p)
+    try:
+        yield
+    finally:
+        for p, gradient in zip(params, saved, strict=True):
+            p.grad = gradient

@@ -1,0 +1,96 @@
+"""Focusing: how the coupling γ grows during training (Section 4, "Focusing").
+
+A schedule is called with the time τ in epochs, fractions allowed: ``optimizer.gamma = schedule(epoch)``.  Where γ
+starts can be found automatically, by `EntropySGD.balanced_gamma` and `ReplicatedSGD.balanced_gamma`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bpflat.arguments import check_scalar
+
+
+@dataclass(frozen=True)
+class Constant:
+    """No focusing: ``γ(τ) = γ``.
+
+    Parameters
+    ----------
+    gamma : float
+        At least 0 and finite, else ValueError.
+    """
+
+    gamma: float
+
+    def __post_init__(self):
+        check_scalar("gamma", self.gamma)
+
+    def __call__(self, tau: float) -> float:
+        """Return γ at epoch `tau`."""
+        return self.gamma
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Focusing of Section 4: ``γ(τ) = γ₀ (1 + γ₁)^τ``.
+
+    Parameters
+    ----------
+    gamma0, gamma1 : float
+        At least 0 and finite, else ValueError.
+    """
+
+    gamma0: float
+    gamma1: float
+
+    def __post_init__(self):
+        check_scalar("gamma0", self.gamma0)
+        check_scalar("gamma1", self.gamma1)
+
+    @classmethod
+    def over(cls, gamma0: float, epochs: float, factor: float = 10.0) -> Exponential:
+        """Schedule that starts at `gamma0` and has grown by `factor` after `epochs`.
+
+        The paper lets γ grow by 10 for Entropy-SGD and by 10⁴ for Replicated-SGD (Section 4 and Appendix C).
+
+        Raises
+        ------
+        ValueError
+            `epochs` is not positive, or `factor` is below 1.
+        """
+        check_scalar("epochs", epochs, above=0.0)
+        check_scalar("factor", factor, at_least=1.0)
+        return cls(gamma0, math.expm1(math.log(factor) / epochs))
+
+    def __call__(self, tau: float) -> float:
+        """Return γ at epoch `tau`."""
+        return self.gamma0 * (1.0 + self.gamma1) ** tau
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Cosine focusing: ``γ(τ) = γ_max/2 (1 − cos(π τ/τ_tot))``, from 0 to γ_max; γ_max from τ_tot on.
+
+    Appendix C.1 (PyramidNet) prints ``γ_max/2 cos(π τ/τ_tot)``.  That would start at its largest value and turn
+    negative, so that replicas repel each other, half-way; focusing means that γ grows, hence this reading.
+
+    Parameters
+    ----------
+    gamma_max : float
+        At least 0 and finite, else ValueError.
+    epochs : float
+        τ_tot, positive, else ValueError.
+    """
+
+    gamma_max: float
+    epochs: float
+
+    def __post_init__(self):
+        check_scalar("gamma_max", self.gamma_max)
+        check_scalar("epochs", self.epochs, above=0.0)
+
+    def __call__(self, tau: float) -> float:
+        """Return γ at epoch `tau`."""
+        return 0.5 * self.gamma_max * (1.0 - math.cos(math.pi * min(tau / self.epochs, 1.0)))

@@ -1,0 +1,404 @@
+"""Replicated-SGD, Algorithm 2 of the paper, around any torch optimizers, in one process or over several."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bpflat.arguments import check_count, check_scalar
+from bpflat.optim.wrapper import (
+    Wrapper,
+    add_scaled_,
+    check_state,
+    evaluate,
+    flat_views,
+    half_squared_distance,
+    shapes,
+)
+
+
+class ReplicatedSGD(Wrapper):
+    """Replicated-SGD (Algorithm 2): y replicas of one model descend together, attracted by their centre.
+
+    The objective is ``Σ_a L(w^a) + γ Σ_a d(w^a, w̄)`` (eq. 6), with ``w̄ = Σ_a w^a / y``::
+
+        for t = 1, 2, ...:                                      one call of step() each
+            for a = 1, ..., y:
+                dw^a ← ∇L(w^a; its own minibatch)
+            if t ≡ 0 mod K:
+                w̄   ← Σ_a w^a / y                               the only communication
+                w^a ← base_a(w^a, dw^a) − η K γ (w^a − w̄)       η is the learning rate of `base_a`
+            else:
+                w^a ← base_a(w^a, dw^a)
+
+    Both terms of an update are taken at the weights before the step.
+
+    Parameters
+    ----------
+    replicas : sequence of torch.optim.Optimizer
+        One base optimizer for each replica in this process, over the parameters of its own model; groups and shapes
+        alike.  Give the models different initial weights.
+    gamma : float
+        Coupling γ; at least 0.  A property, to be set as focusing asks (`bpflat.optim.focusing`).
+    K : int
+        Steps between interactions.
+    coupling : {"decoupled", "gradient"}
+        As above, apart from the base optimizer's momentum and scaling of gradients (like decoupled weight decay), with
+        ``η K γ`` held at 1, where the replicas meet; or ``K γ (w^a − w̄)`` as part of the gradient dw^a.  The same thing
+        for plain SGD as long as ``η K γ ≤ 1``.
+    group : torch.distributed.ProcessGroup, optional
+        Processes whose replicas are coupled, such as ``torch.distributed.group.WORLD``; any number of replicas in each.
+        By default those of this process alone.
+    project : callable, optional
+        Called without arguments after every update of the parameters: for constraints, such as rows of norm 1.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        Those of all replicas of this process: a learning-rate scheduler on this optimizer schedules them all.
+    replicas, gamma, K, coupling
+        As given; may be changed between steps, in all processes alike.
+    y : int
+        Replicas in all processes.
+
+    Raises
+    ------
+    ValueError
+        Bad parameters; replicas of different shapes, here or in another process; a closure that returns no loss; a
+        state_dict of another model.
+
+    Notes
+    -----
+    Frozen parameters (``requires_grad=False``) and those with sparse gradients are left to the base optimizers: they
+    are not coupled, and in the centre they are those of the first replica.
+
+    Running statistics of BatchNorm are each replica's own and not coupled; ``centre(models)`` averages them over the
+    replicas, and `bpflat.optim.batchnorm_statistics` recomputes them from data.
+
+    Gradients are left as they are with ``coupling="decoupled"``; "gradient" adds to ``.grad`` in place.
+
+    With torch.amp.GradScaler, use one scaler for all replicas of a process: ``scaler.scale(loss).backward()`` for each,
+    then ``scaler.step(optimizer)`` once.  Over several processes a step with infinite gradients is skipped by the
+    process that met them, which still takes part in the interaction: so processes stay in step.
+
+    Over several processes, `step`, `centre`, `distance` and `balanced_gamma` are to be called in all of them.  If one
+    dies, the others get an error from torch.distributed at their next interaction, at the latest after the timeout
+    given to ``init_process_group``.  Let that end them, and resume each from its own checkpoint.
+
+    References
+    ----------
+    Pittorino et al., ICLR 2021, Section 4 and Appendix A.
+
+    Examples
+    --------
+    In one process:
+
+    >>> import torch
+    >>> from bpflat.optim import ReplicatedSGD, focusing
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.randn(256, 10)
+    >>> y = (x[:, 0] * x[:, 1] > 0).long()
+    >>> def network():
+    ...     return torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
+    >>> def loss(model, batch):
+    ...     return torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
+    >>> models = [network() for _ in range(3)]
+    >>> bases = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, nesterov=True) for m in models]
+    >>> optimizer = ReplicatedSGD(bases, gamma=0.0, K=10)
+    >>> scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[90])
+    >>> epochs = 120
+    >>> with torch.no_grad():
+    ...     gamma0 = optimizer.balanced_gamma([loss(model, slice(None)) for model in models])
+    >>> schedule = focusing.Exponential.over(gamma0, epochs, factor=1e4)
+    >>> for epoch in range(epochs):
+    ...     optimizer.gamma = schedule(epoch)
+    ...     for batches in zip(*(torch.randperm(256).split(32) for _ in models)):
+    ...         optimizer.zero_grad()
+    ...         for model, batch in zip(models, batches):
+    ...             loss(model, batch).backward()
+    ...         optimizer.step()
+    ...     scheduler.step()
+    >>> with optimizer.centre(models), torch.no_grad():
+    ...     error = (models[0](x).argmax(1) != y).float().mean().item()
+    >>> error < 0.05, optimizer.distance().item() < 0.01
+    (True, True)
+
+    One replica in each process of ``torchrun --nproc-per-node 3 program.py``: call
+    ``torch.distributed.init_process_group()`` first, make one model and ``ReplicatedSGD([base], ...,
+    group=torch.distributed.group.WORLD)``; the rest stays the same.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[Optimizer],
+        *,
+        gamma: float,
+        K: int = 10,
+        coupling: str = "decoupled",
+        group: dist.ProcessGroup | None = None,
+        project: Callable[[], object] | None = None,
+    ):
+        self.replicas = list(replicas)
+        if not self.replicas:
+            raise ValueError("replicas are none: give one base optimizer for each replica of this process")
+        super().__init__(self.replicas, gamma, project)
+        if coupling not in ("decoupled", "gradient"):
+            raise ValueError(f"coupling must be 'decoupled' or 'gradient'; got {coupling!r}")
+        self.K, self.coupling, self.group = K, coupling, group
+        self._check_replicas()
+        self.y = self._count_replicas()
+        self._steps = 0
+        self._buffers_key: tuple[int, ...] | None = None
+        self._buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of all replicas of this process, replica by replica."""
+        return [group for base in self.replicas for group in base.param_groups]
+
+    @property
+    def K(self) -> int:
+        """Steps between interactions."""
+        return self._K
+
+    @K.setter
+    def K(self, value: int) -> None:
+        self._K = check_count("K", value)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every replica, and at every K-th call their interaction.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Clears the gradients, computes losses and gradients of all replicas, and returns their loss; evaluated once.
+
+        Returns
+        -------
+        What the closure returned, or None.
+        """
+        self._require_outside_centre("step()")
+        loss = evaluate(closure)
+        finite = self._unscale()
+        self._steps += 1
+        if self._steps % self.K == 0 and self.gamma > 0:
+            coupled = self._coupled()
+            centre = self._centre(coupled)
+            for base, params in zip(self.replicas, coupled, strict=True):
+                self._step_attracted(base, params, centre, finite)
+        elif finite:
+            for base in self.replicas:
+                base.step()
+        self._project()
+        return loss
+
+    @contextlib.contextmanager
+    def centre(self, models: Sequence[nn.Module] | None = None) -> Iterator[None]:
+        """Within the block the first replica of this process holds w̄; afterwards its own weights, bit for bit.
+
+        To evaluate or to save the centre.  No step may be taken inside.  All processes of the group must enter.
+
+        Parameters
+        ----------
+        models : sequence of Module, optional
+            The models of the replicas of this process, in order.  With them, the floating-point buffers of
+            ``models[0]`` (statistics of BatchNorm) hold the mean over all replicas; else they stay its own.
+        """
+        self._require_outside_centre("centre()")
+        coupled = self._coupled()
+        with torch.no_grad():
+            tensors, values = _flatten(coupled[0]), self._centre(coupled)
+            if models is not None:
+                if len(models) != len(self.replicas):
+                    raise ValueError(f"models are {len(models)}, but this process has {len(self.replicas)} replicas")
+                buffers = [[b for b in model.buffers() if b.is_floating_point()] for model in models]
+                tensors, values = tensors + buffers[0], values + self._mean(buffers, *flat_views(buffers[0]))
+        with self._exchanged(tensors, values):
+            yield
+
+    @torch.no_grad()
+    def distance(self) -> Tensor:
+        """Mean over the replicas of d(w^a, w̄), d being ``½ Σ_i (w^a_i − w̄_i)²`` (eq. 2).
+
+        All processes of the group must call it.
+
+        Returns
+        -------
+        Tensor, 0-d
+            On the device of the parameters.
+        """
+        self._require_outside_centre("distance()")
+        coupled = self._coupled()
+        centre = self._centre(coupled)
+        total = torch.stack([half_squared_distance(_flatten(params), centre) for params in coupled]).sum()
+        if self.group is not None:
+            dist.all_reduce(total, group=self.group)
+        return total / self.y
+
+    @torch.no_grad()
+    def balanced_gamma(self, losses: Sequence[float | Tensor]) -> float:
+        """Return ``γ₀ = Σ_a L(w^a) / Σ_a d(w^a, w̄)`` (Section 4, "Focusing"), to be called before training.
+
+        All processes of the group must call it.
+
+        Parameters
+        ----------
+        losses : sequence of float or 0-d Tensor
+            Loss of each replica of this process.
+
+        Raises
+        ------
+        ValueError
+            Replicas that all have the same weights, or losses that are negative, not finite, or too few.
+        """
+        if len(losses) != len(self.replicas):
+            raise ValueError(f"losses are {len(losses)}, but this process has {len(self.replicas)} replicas")
+        distance = self.distance()
+        total = sum(torch.as_tensor(loss).detach().to(distance) for loss in losses)
+        if self.group is not None:
+            dist.all_reduce(total, group=self.group)
+        balance = check_scalar("the distance of the replicas", self.y * distance)
+        if balance == 0:
+            raise ValueError("all replicas have the same weights, so no γ balances loss and distance; initialise each")
+        return check_scalar("the sum of the losses", total) / balance
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of this process: of its base optimizers and the interaction, of plain containers and tensors.
+
+        As torch's, it refers to tensors in use: save it at once, or deepcopy it.
+        """
+        self._require_outside_centre("state_dict()")
+        return {
+            "shapes": [shapes(base) for base in self.replicas],
+            "replicas": [base.state_dict() for base in self.replicas],
+            "coupling": {name: getattr(self, name) for name in ("gamma", "K", "coupling")},
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on as the optimizer that gave `state_dict` would have.
+
+        Raises
+        ------
+        ValueError
+            `state_dict` is of another model or of another number of replicas; nothing was changed then.
+        """
+        own = {"shapes": [shapes(base) for base in self.replicas]}
+        check_state(state_dict, own, ("replicas", "coupling", "steps"))
+        for base, state in zip(self.replicas, state_dict["replicas"], strict=True):
+            base.load_state_dict(state)
+        for name, value in state_dict["coupling"].items():
+            setattr(self, name, value)
+        self._steps = state_dict["steps"]
+
+    def _check_replicas(self) -> None:
+        first = self.replicas[0]
+        for a, base in enumerate(self.replicas[1:], start=1):
+            if _signature(base) != _signature(first):
+                raise ValueError(
+                    f"replica {a} differs from replica 0 in the shapes, types or devices of its parameters, or in its "
+                    f"groups: {shapes(base)} against {shapes(first)}; replicas are copies of one model"
+                )
+        params = [p for group in self.param_groups for p in group["params"]]
+        if len({id(p) for p in params}) < len(params):
+            raise ValueError("replicas share parameters: each needs its own model")
+
+    def _count_replicas(self) -> int:
+        """Replicas of all processes, which must agree on everything that the communication rests on."""
+        if self.group is None:
+            return len(self.replicas)
+        here = (shapes(self.replicas[0]), [str(p.dtype) for g in self.replicas[0].param_groups for p in g["params"]])
+        here = (*here, self.K, self.gamma, self.coupling)
+        everywhere = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everywhere, (here, len(self.replicas)), group=self.group)
+        for rank, (there, _) in enumerate(everywhere):
+            if there != everywhere[0][0]:
+                raise ValueError(
+                    f"replicas of processes 0 and {rank} differ in shapes, types, K, gamma or coupling: "
+                    f"{everywhere[0][0]} against {there}"
+                )
+        return sum(count for _, count in everywhere)
+
+    def _coupled(self) -> list[list[list[Tensor]]]:
+        """Coupled parameters of each replica and group; the same places in all of them."""
+        places = [
+            [
+                i
+                for i, copies in enumerate(zip(*(group["params"] for group in groups), strict=True))
+                if all(p.requires_grad and (p.grad is None or p.grad.layout is torch.strided) for p in copies)
+            ]
+            for groups in zip(*(base.param_groups for base in self.replicas), strict=True)
+        ]
+        return [
+            [[group["params"][i] for i in chosen] for group, chosen in zip(base.param_groups, places, strict=True)]
+            for base in self.replicas
+        ]
+
+    def _centre(self, coupled: list[list[list[Tensor]]]) -> list[Tensor]:
+        """w̄ of the coupled parameters, in buffers that the next call overwrites."""
+        columns = [_flatten(params) for params in coupled]
+        key = tuple(map(id, columns[0]))
+        if key != self._buffers_key:
+            self._buffers, self._buffers_key = flat_views(columns[0]), key
+        return self._mean(columns, *self._buffers)
+
+    def _mean(self, columns: list[list[Tensor]], flats: list[Tensor], views: list[Tensor]) -> list[Tensor]:
+        """Mean over all replicas of all processes, into `views` of `flats`; one column a replica of this process."""
+        if not views:
+            return views
+        torch._foreach_copy_(views, columns[0])
+        for column in columns[1:]:
+            torch._foreach_add_(views, column)
+        for flat in flats:
+            if self.group is not None:
+                dist.all_reduce(flat, group=self.group)
+            flat.div_(self.y)
+        return views
+
+    def _step_attracted(self, base: Optimizer, params: list[list[Tensor]], centre: list[Tensor], finite: bool) -> None:
+        """One step of a replica with its attraction, both at the weights before; without the step if not `finite`."""
+        strength = self.K * self.gamma
+        offsets = torch._foreach_sub(_flatten(params), centre) if centre else []
+        if self.coupling == "gradient":
+            pairs = [(p.grad, o) for p, o in zip(_flatten(params), offsets, strict=True) if p.grad is not None]
+            add_scaled_([gradient for gradient, _ in pairs], [offset for _, offset in pairs], strength)
+        if finite:
+            base.step()
+        if self.coupling == "decoupled":
+            for group, members in zip(base.param_groups, params, strict=True):
+                pull = group["lr"] * strength
+                pull = pull.clamp(max=1.0) if isinstance(pull, Tensor) else min(pull, 1.0)
+                add_scaled_(members, offsets[: len(members)], -pull)
+                offsets = offsets[len(members) :]
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Ask GradScaler to call `step` whatever the gradients: a process that skips it would fall out of step."""
+        return self.group is not None
+
+    def _unscale(self) -> bool:
+        """Whether gradients are finite; divides them by the scale of a GradScaler that left that to us."""
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is None:
+            return True
+        if found_inf.item():
+            return False
+        if scale is not None:
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            torch._foreach_div_([g._values() if g.is_sparse else g for g in gradients], scale)
+        return True
+
+
+def _flatten(groups: list[list[Tensor]]) -> list[Tensor]:
+    return [p for group in groups for p in group]
+
+
+def _signature(base: Optimizer) -> list[list[tuple]]:
+    return [[(p.shape, p.dtype, p.device) for p in group["params"]] for group in base.param_groups]

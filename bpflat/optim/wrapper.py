@@ -1,0 +1,144 @@
+"""What the two optimizers share: a torch optimizer around others, and lists of tensors handled as one.
+
+Each operation on the tensors is one call for all of them (``torch._foreach_*``, which torch's own optimizers use, or
+one operation on a flat buffer of which the tensors are views).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bpflat.arguments import check_scalar
+
+_ALIGNMENT = 16  # elements between the starts of views: at least 32 bytes, for vectorised loads
+
+
+class Wrapper(Optimizer):
+    """A torch optimizer whose parameter groups are those of other optimizers; base of the two public classes."""
+
+    def __init__(self, wrapped: Sequence[Optimizer], gamma: float, project: Callable[[], object] | None):
+        # What Optimizer.__init__ does, except for groups of its own: they stay those of the wrapped optimizers.
+        self.__setstate__({"defaults": {}, "state": defaultdict(dict)})
+        if project is not None and not callable(project):
+            raise ValueError(f"project must be callable without arguments, not {project!r}")
+        for optimizer in wrapped:
+            if not isinstance(optimizer, Optimizer):
+                raise ValueError(f"expected torch optimizers, not {type(optimizer).__name__}")
+            if any(group.get("maximize") for group in optimizer.param_groups):
+                raise ValueError("maximize=True would turn the attraction into repulsion; minimise minus the objective")
+        self.gamma = gamma
+        self._project = project or (lambda: None)
+        self._inside_centre = False
+
+    @property
+    def gamma(self) -> float:
+        """Coupling γ; set it as focusing asks, for example once an epoch."""
+        return self._gamma
+
+    @gamma.setter
+    def gamma(self, value: float) -> None:
+        self._gamma = check_scalar("gamma", value)
+
+    @contextlib.contextmanager
+    def _exchanged(self, tensors: list[Tensor], values: list[Tensor]) -> Iterator[None]:
+        """Within the block `tensors` hold `values`; afterwards what they held before, bit for bit."""
+        with torch.no_grad():
+            saved = [tensor.clone() for tensor in tensors]
+            if tensors:
+                torch._foreach_copy_(tensors, values)
+        self._inside_centre = True
+        try:
+            yield
+        finally:
+            self._inside_centre = False
+            with torch.no_grad():
+                if tensors:
+                    torch._foreach_copy_(tensors, saved)
+
+    def _require_outside_centre(self, what: str) -> None:
+        if self._inside_centre:
+            raise RuntimeError(
+                f"{what} inside `with centre()`, where the centre stands in for the weights; leave it first"
+            )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused: add the group to each wrapped optimizer, with its own options there."""
+        raise ValueError("add the group to each wrapped optimizer (.inner and .outer, or .replicas), not to this one")
+
+    def __getstate__(self):
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled; save its state_dict()")
+
+
+def evaluate(closure: Callable[[], Any] | None) -> Any:
+    """Loss that `closure` returns, gradients enabled; None without a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        loss = closure()
+    if loss is None:
+        raise ValueError("the closure must return the loss (after loss.backward()); it returned None")
+    return loss
+
+
+def shapes(optimizer: Optimizer) -> list[list[list[int]]]:
+    """Shape of every parameter, one list a group: what a state belongs to."""
+    return [[list(p.shape) for p in group["params"]] for group in optimizer.param_groups]
+
+
+def has_dense_gradient(parameter: Tensor) -> bool:
+    """Whether the parameter takes part: frozen ones have no gradient, and sparse ones are left to their optimizer."""
+    return parameter.grad is not None and parameter.grad.layout is torch.strided
+
+
+def flat_views(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Zeroed flat buffers, one a device and dtype, and views of them in the shapes and strides of `tensors`."""
+    layouts: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
+    sizes: dict[tuple, int] = defaultdict(int)
+    for index, tensor in enumerate(tensors):
+        kind = tensor.device, tensor.dtype
+        layouts[kind].append((index, sizes[kind]))
+        sizes[kind] += -(-tensor.numel() // _ALIGNMENT) * _ALIGNMENT
+    views: list[Tensor] = [tensors[0]] * len(tensors) if tensors else []
+    flats = []
+    for (device, dtype), entries in layouts.items():
+        flat = torch.zeros(sizes[device, dtype], device=device, dtype=dtype)
+        flats.append(flat)
+        for index, start in entries:
+            shape, strides = tensors[index].shape, torch.empty_like(tensors[index]).stride()
+            views[index] = flat.as_strided(shape, strides, start)
+    return flats, views
+
+
+def add_scaled_(tensors: list[Tensor], others: list[Tensor], scale: float | Tensor) -> None:
+    """Add `scale` times `others` to `tensors`, in place; where `scale` is a tensor, `others` are overwritten."""
+    if not tensors:
+        return
+    if isinstance(scale, Tensor):
+        torch._foreach_mul_(others, scale)
+        scale = 1.0
+    torch._foreach_add_(tensors, others, alpha=scale)
+
+
+def half_squared_distance(tensors: list[Tensor], others: list[Tensor]) -> Tensor:
+    """Eq. 2, ``½ Σ_i (w'_i − w_i)²`` over all entries of all tensors, as a 0-d tensor on the device of the first."""
+    norms = torch._foreach_norm(torch._foreach_sub(tensors, others))
+    return torch.stack([norm.to(norms[0]) for norm in norms]).square().sum() / 2
+
+
+def check_state(state: dict, own: dict[str, Any], keys: Sequence[str]) -> None:
+    """Raise a ValueError unless `state` has all `keys` and says the same as `own`: nothing is loaded before."""
+    missing = [key for key in (*keys, *own) if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise ValueError(f"this is no state_dict of such an optimizer: {', '.join(missing)} missing")
+    for key, value in own.items():
+        if state[key] != value:
+            raise ValueError(
+                f"state_dict of another model or arrangement: its {key} are {state[key]!r}, here they are {value!r}"
+            )

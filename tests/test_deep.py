@@ -1,0 +1,292 @@
+"""The trainer of the recipes: against a plain loop, stopped and resumed, and given what it cannot use."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from torch import nn
+from torch.nn import functional as F
+
+from bpflat.optim import ReplicatedSGD
+from training import models
+from training.deep import main, run
+from training.deep_results import METRICS, DeepRun, EpochMetrics
+from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
+from training.images import load_images
+from training.progress import StatusLine
+from training.randomness import device_seed, minibatch_orders, sequence
+from training.recipes import COLUMNS, find_recipe
+
+
+class Tiny(nn.Sequential):
+    """A network with BatchNorm and dropout for 8×8 pixels' means."""
+
+    def __init__(self, classes):
+        super().__init__(
+            nn.AvgPool2d(8),
+            nn.Conv2d(3, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.1),
+            nn.Linear(32, classes),
+        )
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ten colours with noise: 110 training and 60 test images."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 215, (10, 1, 1, 3))
+    arrays = {}
+    for split, n in (("train", 110), ("test", 60)):
+        labels = np.arange(n) % 10
+        noise = rng.integers(-40, 41, (n, 32, 32, 3))
+        arrays |= {f"{split}_images": (colours[labels] + noise).astype(np.uint8), f"{split}_labels": labels}
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def toy(column, **changes):
+    recipe = find_recipe("resnet18-cifar10", column)
+    if column == "esgd":  # the automatic γ₀ of so small a network is beyond what η' allows
+        changes = {"gamma0": 0.5} | changes
+    return dataclasses.replace(recipe, model="tiny", batch=20, **changes)
+
+
+def short(recipe, out, data, epochs=4, **options):
+    return run(recipe, out, data=data, epochs_scale=epochs / recipe.epochs, **options)
+
+
+def stable(result):
+    """Curves without the images a second."""
+    return np.delete(result.curves, METRICS.index("images_per_second"), axis=1)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
+    whole = short(toy(column), tmp_path / "whole", data)
+    seen = []
+
+    def stop_after_two(report):
+        seen.append(report.epoch)
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt, match=r"checkpoint\.pt"):
+        short(toy(column), cut, data, checkpoint_every=0, progress=stop_after_two)
+    resumed = short(toy(column), cut, data, progress=lambda report: seen.append(report.epoch))
+    assert seen == [1, 2, 3, 4]
+    assert_array_equal(stable(resumed), stable(whole))
+    name = f"resnet18-cifar10-{column}-seed0"
+    one, other = (torch.load(tmp_path / d / f"{name}.pt", weights_only=True) for d in ("whole", "cut"))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    assert {p.name for p in cut.iterdir()} == {f"{name}.{end}" for end in ("npz", "pt", "csv")}
+    assert whole.test_error == whole.curve("test_error")[-1]
+    passes = {"baseline": 4, "rsgd": 12, "esgd": 20, "rsgd-y": 12}[column]
+    assert whole.curve("passes")[-1] == pytest.approx(passes * 100 / 110)
+    # what the stored weights do is what was reported
+    images = load_images("cifar10", data)
+    model = Tiny(10)
+    model.load_state_dict(one)
+    augmentation = toy(column).augmentation()
+    loss, error = evaluate(model.eval(), images.test_images, images.test_labels, images, augmentation)
+    assert (loss, error) == (pytest.approx(whole.test_loss), whole.test_error)
+    # and is read again without any data
+    again = short(toy(column), cut, tmp_path / "no data")
+    assert_array_equal(again.curves, resumed.curves)
+    assert again.configuration["recipe"]["column"] == column and again.versions["torch"] == torch.__version__
+
+
+def test_all_columns_learn(data, tmp_path):
+    for column in COLUMNS:
+        result = short(toy(column), tmp_path, data, epochs=12, evaluate_every=5)
+        assert result.test_error < 0.5, column  # chance is 0.9
+        assert np.flatnonzero(np.isfinite(result.curve("test_error"))).tolist() == [4, 9, 11]
+        assert result.curve("train_loss")[-1] < result.curve("train_loss")[0]
+        if column == "baseline":
+            assert np.isnan(result.curve("gamma")).all() and np.isnan(result.curve("distance")).all()
+        else:
+            gamma = result.curve("gamma")
+            assert result.gamma0 > 0 and (np.diff(gamma) > 0).all() and (result.curve("distance") > 0).all()
+            growth = 10 if column == "esgd" else 1e4
+            assert growth / 2.5 < gamma[-1] / result.gamma0 < growth
+
+
+def test_baseline_is_a_plain_loop(data):
+    """One epoch against torch's SGD, the same minibatches and nothing else."""
+    recipe = dataclasses.replace(toy("baseline"), model="smallconvnet")
+    images, augmentation, epochs = load_images("cifar10", data), recipe.augmentation(), 1
+    state = begin(recipe, 10, 7, "cpu")
+    twin = begin(recipe, 10, 7, "cpu").models[0]
+    train(state, images, augmentation, epochs=epochs, seed=7)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    orders = minibatch_orders(7, 0, 0, y=1, passes=1, n_patterns=110, batch=20)[:, 0]
+    rng = np.random.default_rng(sequence(7, 0, 0, 0))
+    for step, members in enumerate(orders):
+        optimizer.param_groups[0]["lr"] = 0.01 if step / 5 < 110 / 160 else 0.001
+        optimizer.zero_grad()
+        inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
+        F.cross_entropy(twin(inputs), images.train_labels[members]).backward()
+        optimizer.step()
+    for ours, plain in zip(state.models[0].parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_first_gamma_of_replicas_balances_loss_and_distance(data):
+    recipe = toy("rsgd")
+    images, augmentation = load_images("cifar10", data), recipe.augmentation()
+    state, twin = (begin(recipe, 10, 3, "cpu") for _ in range(2))
+    weights = [torch.nn.utils.parameters_to_vector(m.parameters()) for m in twin.models]
+    assert not torch.equal(weights[0], weights[1])
+    mean = sum(weights) / 3
+    distance = sum(0.5 * (w - mean).square().sum() for w in weights).item()
+    train(state, images, augmentation, epochs=1, seed=3)
+    # losses of untrained networks on 20 images, around ln 10
+    assert 0.5 * 3 * np.log(10) < state.gamma0 * distance < 2 * 3 * np.log(10)
+    assert isinstance(state.optimizer, ReplicatedSGD)
+
+
+def test_first_gamma_of_esgd_is_known_after_a_loop_without_attraction(data):
+    recipe = toy("esgd", gamma0=None, gamma_growth=1.0)
+    images, augmentation = load_images("cifar10", data), recipe.augmentation()
+    state, twin = (begin(recipe, 10, 3, "cpu") for _ in range(2))
+    train(state, images, augmentation, epochs=1, seed=3)
+    orders = torch.as_tensor(minibatch_orders(3, 0, 0, y=1, passes=5, n_patterns=110, batch=20))[:5, 0]
+    rng = np.random.default_rng(sequence(3, 0, 0, 0))
+    torch.manual_seed(device_seed(3, 0, 0, 0))
+    model, first = twin.models[0].train(), None
+    start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    end = None
+    twin.optimizer.alpha = 0.0  # μ is then w' itself
+    twin.optimizer.outer.param_groups[0].update(
+        lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0
+    )  # and w becomes it
+    for members in orders:
+        twin.optimizer.zero_grad()
+        inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
+        loss = F.cross_entropy(model(inputs), images.train_labels[members])
+        loss.backward()
+        first = loss.item() if first is None else first
+        twin.optimizer.step()
+        end = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    assert state.gamma0 == pytest.approx(first / (0.5 * (end - start).square().sum().item()), rel=1e-3)
+
+
+def test_centre_is_the_mean_with_statistics_of_its_own(data):
+    recipe = toy("rsgd", eta=find_recipe("resnet18-cifar10", "rsgd").eta)
+    images, augmentation = load_images("cifar10", data), recipe.augmentation()
+    state = begin(recipe, 10, 0, "cpu")
+    train(state, images, augmentation, epochs=1, seed=0)
+    weights = [m[1].weight.detach().clone() for m in state.models]
+    before = state.models[0][2].running_mean.clone()
+    with centre(state, images, augmentation) as model:
+        torch.testing.assert_close(model[1].weight, sum(weights) / 3)
+        plain = augmentation.plain(images.train_images, images.mean, images.std)
+        with torch.no_grad():
+            expected = model[1](model[0](plain)).mean((0, 2, 3))
+        torch.testing.assert_close(model[2].running_mean, expected, rtol=1e-4, atol=1e-5)
+        assert not model.training
+    assert torch.equal(state.models[0][2].running_mean, before)
+    assert torch.equal(state.models[0][1].weight, weights[0])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
+    recipe = toy("baseline")
+    wild = dataclasses.replace(recipe, eta=dataclasses.replace(recipe.eta, start=1e30))
+    with pytest.raises(FloatingPointError, match="there is no checkpoint yet"):
+        short(wild, tmp_path, data)
+    late = dataclasses.replace(recipe, eta=dataclasses.replace(recipe.eta, warm_up=(1e-2, 80.0), start=1e30))
+    with pytest.raises(FloatingPointError, match=r"last good checkpoint is .*seed0\.checkpoint\.pt"):
+        short(late, tmp_path, data, checkpoint_every=0)
+    saved = torch.load(tmp_path / "resnet18-cifar10-baseline-seed0.checkpoint.pt", weights_only=True)
+    assert saved["epoch"] == 2 and all(torch.isfinite(w).all() for w in saved["models"][0].values())
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_other_and_broken_files_are_left_alone(data, tmp_path):
+    def stop(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        short(toy("rsgd"), tmp_path, data, checkpoint_every=0, progress=stop)
+    checkpoint = tmp_path / "resnet18-cifar10-rsgd-seed0.checkpoint.pt"
+    content = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match="n_train"):
+        short(toy("rsgd"), tmp_path, data, n_train=100)
+    with pytest.raises(ValueError, match=r"recipe\.weight_decay is 0.0005, not 0.1"):
+        short(toy("rsgd", weight_decay=0.1), tmp_path, data)
+    assert checkpoint.read_bytes() == content
+    checkpoint.write_bytes(content[:2000])
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        short(toy("rsgd"), tmp_path, data)
+    assert checkpoint.read_bytes() == content[:2000]
+    result = tmp_path / "resnet18-cifar10-baseline-seed0.npz"
+    short(toy("baseline"), tmp_path, data, epochs=1)
+    with pytest.raises(ValueError, match="is of another run: its epochs"):
+        short(toy("baseline"), tmp_path, data, epochs=2)
+    result.write_bytes(result.read_bytes()[:500])
+    with pytest.raises(ValueError, match="not a whole"):
+        short(toy("baseline"), tmp_path, data, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs_scale": 0.0}, "epochs-scale must be positive"),
+        ({"epochs_scale": float("nan")}, "epochs-scale must be positive"),
+        ({"evaluate_every": 0}, "evaluate-every"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"n_train": 10}, "at least the 20 of one minibatch"),
+    ],
+)
+def test_bad_arguments(data, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(toy("baseline"), tmp_path / "out", data=data, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line(data, tmp_path, capsys):
+    common = ["smallconvnet-cifar10", "--data", str(data), "--out", str(tmp_path), "--device", "cpu"]
+    command = [*common, "--algorithm", "esgd", "--model", "tiny", "--epochs-scale", "0.02", "--seed", "2"]
+    assert main([*command, "--n-train", "110"]) == 2  # the recipe's minibatch is 128
+    assert "at least the 128" in capsys.readouterr().err
+    assert main([*common, "--algorithm", "adam"]) == 2 and "Table 1 has" in capsys.readouterr().err
+    assert main(["resnet50-tiny-imagenet", "--out", str(tmp_path)]) == 2 and "--policies" in capsys.readouterr().err
+    assert main(["smallconvnet-cifar10", "--data", str(tmp_path / "none.npz"), "--out", str(tmp_path)]) == 2
+    assert "no file or folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_are_tables_too(data, tmp_path):
+    result = short(toy("esgd"), tmp_path, data, epochs=2)
+    lines = (tmp_path / "resnet18-cifar10-esgd-seed0.csv").read_text().splitlines()
+    assert lines[0].split(",") == list(METRICS) and len(lines) == 3
+    loaded = DeepRun.load(tmp_path / "resnet18-cifar10-esgd-seed0.npz")
+    assert loaded.summary() == result.summary() and "2 epochs on 110 images" in loaded.summary()
+    assert json.dumps(loaded.configuration) == json.dumps(result.configuration)
+
+
+def test_progress_line():
+    metrics = EpochMetrics(3, 9.0, 0.02, 0.5, 1.2345, 0.25, 1.0, 0.3, 0.01, 1234.0)
+    line = describe(DeepReport("resnet18-cifar10-rsgd seed 0", 53, metrics), 0.5)
+    assert line == (
+        "resnet18-cifar10-rsgd seed 0 epoch 3/53 | η 0.02 | γ 0.5 distance 1.00e-02 | loss 1.2345 train 25.00% | "
+        "test 30.00% | 1234 images/s | 2 min left"
+    )
+    stream = io.StringIO()
+    status = StatusLine(stream, interval=0.0, describe=describe)
+    for epoch in (3, 4):
+        status(DeepReport("run", 53, dataclasses.replace(metrics, epoch=epoch, gamma=float("nan"))))
+    assert stream.getvalue().startswith("run epoch 4/53 | η 0.02 | loss")

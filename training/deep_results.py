@@ -1,0 +1,144 @@
+"""What the training of a deep network leaves behind: its curves, its last errors, and how it was made."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpflat.storage import atomic_write, load_npz, save_npz
+
+KIND = "deep-run"
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochMetrics:
+    """One line of a run's curves.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs done, as the recipe counts them.
+    passes : float
+        Passes over the training data so far, of all replicas and inner steps together.
+    eta, gamma : float
+        Learning rate and coupling of the last step; γ is NaN for the baseline.
+    train_loss, train_error : float
+        Mean over the minibatches of the epoch, as they were trained on: augmented, at w' or at the replicas.
+    test_loss, test_error : float
+        Of the centre w or w̄, on the whole test set; NaN where it was not evaluated.
+    distance : float
+        d(w', w) of eSGD, the mean of d(w^a, w̄) of rSGD (eq. 2), after the epoch; NaN for the baseline.
+    images_per_second : float
+        Trained on, of all replicas together, evaluation not counted.
+    """
+
+    epoch: int
+    passes: float
+    eta: float
+    gamma: float
+    train_loss: float
+    train_error: float
+    test_loss: float
+    test_error: float
+    distance: float
+    images_per_second: float
+
+
+METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
+
+
+def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
+    """Write the curves as a table, atomically."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(METRICS)
+    rows.writerows([f"{value:.6g}" for value in dataclasses.astuple(row)] for row in curves)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DeepRun:
+    """One training of one recipe.
+
+    Attributes
+    ----------
+    row, column : str
+        Cell of Table 1.
+    seed : int
+    epochs : int
+        That were run; recipe's times the scale.
+    epochs_scale : float
+        By which all schedules were shortened.
+    n_train, n_test : int
+        Images.
+    train_loss, train_error, test_loss, test_error : float
+        Of the centre w̄ or w after the last epoch, in evaluation mode; errors are fractions. Statistics of BatchNorm
+        are recomputed on plain training images, but for the baseline, which keeps its running ones.
+    n_parameters : int
+    gamma0 : float
+        First γ, printed or automatic; NaN for the baseline and for cosine focusing.
+    curves : ndarray of float, shape (epochs, len(METRICS))
+        A line for each epoch, columns `METRICS`.
+    configuration : dict
+        The resolved recipe and everything else that decides the result.
+    device : str
+    versions : dict
+    git_revision : str
+    """
+
+    row: str
+    column: str
+    seed: int
+    epochs: int
+    epochs_scale: float
+    n_train: int
+    n_test: int
+    train_loss: float
+    train_error: float
+    test_loss: float
+    test_error: float
+    n_parameters: int
+    gamma0: float
+    curves: NDArray[np.float64]
+    configuration: dict
+    device: str
+    versions: dict
+    git_revision: str
+
+    def curve(self, name: str) -> NDArray[np.float64]:
+        """One column of the curves, by its name in `METRICS`."""
+        return self.curves[:, METRICS.index(name)]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in _JSON:
+            fields[name] = json.dumps(fields[name])
+        save_npz(path, KIND, **fields)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> DeepRun:
+        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
+        names = tuple(field.name for field in dataclasses.fields(cls))
+        arrays = load_npz(path, KIND, names)
+        fields = {name: arrays[name].item() if arrays[name].ndim == 0 else arrays[name] for name in names}
+        for name in _JSON:
+            fields[name] = json.loads(fields[name])
+        return cls(**fields)
+
+    def summary(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.row} {self.column} seed {self.seed}: {self.epochs} epochs on {self.n_train} images; train error "
+            f"{self.train_error:.2%}, loss {self.train_loss:.4f}; test error {self.test_error:.2%}"
+        )
+
+
+_JSON = ("configuration", "versions")

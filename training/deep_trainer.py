@@ -1,0 +1,297 @@
+"""Training of a deep network by one recipe: baseline, replicated SGD or entropy-SGD in one loop over minibatches.
+
+Everything random in an epoch is a function of (seed, epoch), so that a run that is resumed at an epoch goes on as one
+that never stopped, bit for bit (on a GPU as far as its kernels are deterministic).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from bpflat.optim import EntropySGD, ReplicatedSGD, batchnorm_statistics
+from bpflat.storage import atomic_write
+from training.augment import Augmentation
+from training.checkpoints import require_same
+from training.deep_results import EpochMetrics
+from training.images import Images
+from training.models import make_model
+from training.randomness import device_seed, minibatch_orders, sequence
+from training.recipes import Recipe
+
+EVALUATION_BATCH = 500
+STATISTICS_IMAGES = 10_000  # training images that statistics of BatchNorm are recomputed on
+
+
+@dataclasses.dataclass
+class State:
+    """A training between two epochs: its networks, optimizer, first γ (NaN until it is known) and curves."""
+
+    recipe: Recipe
+    models: list[nn.Module]
+    optimizer: Optimizer
+    gamma0: float
+    epoch: int = 0
+    curves: list[EpochMetrics] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepReport:
+    """What a progress callback is shown after each epoch."""
+
+    name: str
+    epochs: int
+    metrics: EpochMetrics
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.metrics.epoch
+
+
+def describe(report: DeepReport, epochs_per_second: float) -> str:
+    """Epoch, learning rate, γ, errors, distance and rate, for people (see `training.progress.StatusLine`)."""
+    m = report.metrics
+    parts = [f"{report.name} epoch {m.epoch}/{report.epochs}", f"η {m.eta:.3g}"]
+    if not math.isnan(m.gamma):
+        parts.append(f"γ {m.gamma:.3g} distance {m.distance:.2e}")
+    parts.append(f"loss {m.train_loss:.4f} train {m.train_error:.2%}")
+    if not math.isnan(m.test_error):
+        parts.append(f"test {m.test_error:.2%}")
+    left = (report.epochs - m.epoch) / max(epochs_per_second, 1e-12)
+    return " | ".join([*parts, f"{m.images_per_second:.0f} images/s", f"{left / 60:.0f} min left"])
+
+
+def begin(recipe: Recipe, classes: int, seed: int, device: torch.device | str) -> State:
+    """Networks with weights of their own, initialised from (seed, replica), and their optimizer."""
+    models = []
+    for a in range(recipe.y):
+        torch.manual_seed(int(sequence(seed, 1, a).generate_state(1, np.uint64)[0] >> 1))
+        models.append(make_model(recipe.model, classes).to(device))
+    gamma0 = math.nan if recipe.gamma0 is None else recipe.gamma0
+    gamma = 0.0 if math.isnan(gamma0) else gamma0
+    if recipe.algorithm == "rsgd":
+        bases = [recipe.base_optimizer(model) for model in models]
+        optimizer: Optimizer = ReplicatedSGD(bases, gamma=gamma, K=recipe.K)
+    elif recipe.algorithm == "esgd":
+        optimizer = EntropySGD(
+            recipe.base_optimizer(models[0], recipe.eta_prime),
+            recipe.base_optimizer(models[0]),
+            gamma=gamma,
+            L=recipe.L,
+            epsilon=recipe.epsilon,
+            alpha=recipe.alpha,
+            seed=sequence(seed, 2),
+        )
+    else:
+        optimizer = recipe.base_optimizer(models[0])
+    return State(recipe, models, optimizer, gamma0)
+
+
+def train(
+    state: State,
+    images: Images,
+    augmentation: Augmentation,
+    *,
+    epochs: int,
+    seed: int,
+    evaluate_every: int = 1,
+    bfloat16: bool = False,
+    after_epoch: Callable[[State], None] = lambda state: None,
+) -> None:
+    """Train `state`, in place, up to `epochs`; all schedules of its recipe are stretched to that many.
+
+    Parameters
+    ----------
+    state : State
+    images : Images
+        On the device of the networks.
+    augmentation : Augmentation
+    epochs : int
+    seed : int
+    evaluate_every : int
+        Epochs between two evaluations of the test error; the last epoch is always evaluated.
+    bfloat16 : bool
+        Autocast forward passes to bfloat16.
+    after_epoch : callable
+        Called with the state after every epoch.
+
+    Raises
+    ------
+    FloatingPointError
+        When the loss of an epoch is not finite; the state is then past mending.
+    """
+    device = images.train_images.device
+    while state.epoch < epochs:
+        torch.manual_seed(device_seed(seed, 0, state.epoch, 0))  # dropout, ShakeDrop, stochastic depth
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            metrics = _one_epoch(state, images, augmentation, epochs, seed)
+        seconds = time.perf_counter() - started
+        if not math.isfinite(metrics.train_loss):
+            raise FloatingPointError(f"the loss became {metrics.train_loss} in epoch {state.epoch + 1}")
+        rate = metrics.passes * len(images.train_labels) / seconds
+        passes = metrics.passes * (state.epoch + 1)  # those of one epoch until here
+        state.epoch += 1
+        test_loss = test_error = math.nan
+        if state.epoch % evaluate_every == 0 or state.epoch == epochs:
+            with centre(state, images, augmentation) as model:
+                test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
+        state.curves.append(
+            dataclasses.replace(
+                metrics,
+                epoch=state.epoch,
+                passes=passes,
+                test_loss=test_loss,
+                test_error=test_error,
+                images_per_second=rate,
+            )
+        )
+        after_epoch(state)
+
+
+def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs: int, seed: int) -> EpochMetrics:
+    """One epoch; but for the first γ, nothing waits for the device before its end."""
+    recipe, optimizer, device = state.recipe, state.optimizer, images.train_images.device
+    n_patterns = len(images.train_labels)
+    orders = minibatch_orders(
+        seed, 0, state.epoch, y=recipe.y, passes=recipe.L, n_patterns=n_patterns, batch=recipe.batch
+    )
+    rng = np.random.default_rng(sequence(seed, 0, state.epoch, 0))
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    eta = gamma = math.nan
+    balancing = recipe.algorithm != "sgd" and not recipe.gamma_max and math.isnan(state.gamma0)
+    for model in state.models:
+        model.train()
+    for step, minibatches in enumerate(torch.as_tensor(orders, device=device)):
+        tau = (state.epoch + step / len(orders)) * recipe.epochs / epochs
+        eta = recipe.eta(tau)
+        for group in optimizer.param_groups:
+            group["lr"] = eta
+        optimizer.zero_grad()
+        losses = []
+        for model, members in zip(state.models, minibatches, strict=True):
+            loss, wrong = _forward_backward(model, members, images, augmentation, rng)
+            losses.append(loss)
+            total += torch.stack([loss, wrong]).double()
+        if recipe.algorithm != "sgd":
+            if balancing and recipe.algorithm == "rsgd":  # at the initial weights
+                state.gamma0, balancing = optimizer.balanced_gamma(losses), False
+            gamma = 0.0 if balancing else recipe.focusing(state.gamma0)(tau)
+            optimizer.gamma = gamma
+        if recipe.algorithm == "rsgd":
+            optimizer.K = recipe.interval(tau)
+        if step == 0:
+            first_loss = losses[0]
+        optimizer.step()
+        if balancing and step == recipe.L - 1:  # the loop of eSGD that was run without attraction
+            state.gamma0, balancing = optimizer.balanced_gamma(first_loss), False
+    n_minibatches = len(orders) * recipe.y
+    train_loss, train_error = (total / n_minibatches).tolist()
+    return EpochMetrics(
+        epoch=state.epoch + 1,
+        passes=n_minibatches * recipe.batch / n_patterns,
+        eta=eta,
+        gamma=gamma,
+        train_loss=train_loss,
+        train_error=train_error / recipe.batch,
+        test_loss=math.nan,
+        test_error=math.nan,
+        distance=math.nan if recipe.algorithm == "sgd" else optimizer.distance().item(),
+        images_per_second=math.nan,
+    )
+
+
+def _forward_backward(
+    model: nn.Module, members: Tensor, images: Images, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Loss of one minibatch, whose gradients are left in the model, and its number of errors."""
+    labels = images.train_labels[members]
+    logits = model(augmentation(images.train_images[members], images.mean, images.std, rng))
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    return loss.detach(), (logits.detach().argmax(1) != labels).sum()
+
+
+@contextlib.contextmanager
+def centre(state: State, images: Images, augmentation: Augmentation) -> Iterator[nn.Module]:
+    """Within the block the network of the centre, w or w̄, in evaluation mode; then all is as before.
+
+    Statistics of BatchNorm are recomputed there on plain training images, at most `STATISTICS_IMAGES` of them. The
+    baseline is its own centre and keeps its running statistics.
+    """
+    model = state.models[0]
+    if state.recipe.algorithm == "sgd":
+        model.eval()
+        yield model
+        return
+    some = images.train_images[:STATISTICS_IMAGES]
+    batches = (augmentation.plain(part, images.mean, images.std) for part in some.split(EVALUATION_BATCH))
+    with state.optimizer.centre(), batchnorm_statistics(model, batches):
+        yield model
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, inputs: Tensor, labels: Tensor, images: Images, augmentation: Augmentation
+) -> tuple[float, float]:
+    """Mean loss and error, a fraction, of uint8 images (P, C, H, W) that are only resized and normalised."""
+    total = torch.zeros(2, dtype=torch.float64, device=inputs.device)
+    for part, wanted in zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+        logits = model(augmentation.plain(part, images.mean, images.std)).float()
+        loss = F.cross_entropy(logits, wanted, reduction="sum")
+        total += torch.stack([loss, (logits.argmax(1) != wanted).sum()]).double()
+    loss, error = (total / len(labels)).tolist()
+    return loss, error
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def save_state(path: str | os.PathLike, configuration: dict, state: State) -> None:
+    """Write `state` and the JSON-able `configuration` of its run, atomically."""
+    content = {
+        "configuration": json.dumps(configuration),
+        "epoch": state.epoch,
+        "gamma0": state.gamma0,
+        "curves": [dataclasses.asdict(row) for row in state.curves],
+        "models": [model.state_dict() for model in state.models],
+        "optimizer": state.optimizer.state_dict(),
+    }
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def load_state(path: str | os.PathLike, configuration: dict, state: State) -> None:
+    """Put what a run of the same `configuration` saved at `path` into `state`, in place.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When the file is damaged or belongs to a run of another configuration.
+    """
+    with open(path, "rb") as file:
+        try:
+            saved = torch.load(file, map_location="cpu", weights_only=True)
+            found = json.loads(saved["configuration"])
+        except Exception as error:  # damage shows as OSError, RuntimeError, EOFError, UnpicklingError, nearly anything
+            raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to begin again") from error
+    require_same(path, found, configuration)
+    for model, weights in zip(state.models, saved["models"], strict=True):
+        model.load_state_dict(weights)
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.epoch, state.gamma0 = saved["epoch"], saved["gamma0"]
+    state.curves = [EpochMetrics(**row) for row in saved["curves"]]

@@ -1,0 +1,334 @@
+"""The cells of Table 1: network × data × {baseline, rSGD, eSGD, rSGD×y}, with the values of Appendix C.
+
+Times are in epochs. An epoch of the baseline and of a replica is one pass over the training data; one of eSGD has as
+many outer steps as the baseline has steps, so L passes. "rSGD" divides the baseline's epochs by y, eSGD's are printed
+and about the baseline's divided by L, "rSGD×y" gives each replica the baseline's. Blanks of the table are absent.
+
+Where Appendix C leaves something open:
+
+- rSGD×y has the settings of rSGD, with schedules as long as the baseline's.
+- eSGD's γ grows by 10 over the run and rSGD's by 10⁴, as said in general. The γ₁ printed for eSGD are not per epoch:
+  SmallConvNet's 2·10⁻⁵ gives 10.4 over its 60 epochs if counted per gradient evaluation, ResNet-110's 5·10⁻⁴ gives a
+  factor near 10 in no unit.
+- A γ₀ that is not printed is the automatic one.
+- "Milestones" and decays of rSGD are the baseline's, rescaled with the epochs; so is the step at which PyramidNet's K
+  falls from 10 to 3, printed for 300 epochs.
+- η' stays constant. ResNet-110's baseline and rSGD have momentum without Nesterov, as He et al. 2016.
+- EfficientNet's RMSprop averages squares with 0.9 and has ε = 10⁻³, as Tan & Le 2019 (their code). eSGD uses SGD inside
+  and outside there too: momentum is said for both loops.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from bpflat.optim import focusing
+from training.augment import Augmentation, Policy, autoaugment_cifar10
+
+COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
+LABELS = {"baseline": "Baseline", "rsgd": "rSGD", "esgd": "eSGD", "rsgd-y": "rSGD×y"}
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Learning rate `start`, divided by 10 at each of the `milestones`; `warm_up` = (rate, epochs) comes before."""
+
+    start: float
+    milestones: tuple[float, ...]
+    warm_up: tuple[float, float] | None = None
+
+    def __call__(self, tau: float) -> float:
+        """Learning rate at epoch `tau`."""
+        if self.warm_up and tau < self.warm_up[1]:
+            return self.warm_up[0]
+        return self.start * 0.1 ** bisect.bisect_right(self.milestones, tau)
+
+    def stretched(self, ratio: float) -> Drops:
+        """The same for a run that is `ratio` times as long."""
+        warm_up = self.warm_up and (self.warm_up[0], self.warm_up[1] * ratio)
+        return Drops(self.start, tuple(m * ratio for m in self.milestones), warm_up)
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Half a cosine from `start` to 0 over `epochs`."""
+
+    start: float
+    epochs: float
+
+    def __call__(self, tau: float) -> float:
+        """Learning rate at epoch `tau`."""
+        return 0.5 * self.start * (1 + math.cos(math.pi * min(tau / self.epochs, 1.0)))
+
+    def stretched(self, ratio: float) -> Annealing:
+        """The same for a run that is `ratio` times as long."""
+        return Annealing(self.start, self.epochs * ratio)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Learning rate `start`, multiplied by `factor` every `every` epochs."""
+
+    start: float
+    factor: float
+    every: float = 2.0
+
+    def __call__(self, tau: float) -> float:
+        """Learning rate at epoch `tau`."""
+        return self.start * self.factor ** math.floor(tau / self.every)
+
+    def stretched(self, ratio: float) -> Decay:
+        """As often as before, to the same last learning rate in a run that is `ratio` times as long."""
+        return Decay(self.start, self.factor ** (1 / ratio), self.every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One cell of Table 1.
+
+    Attributes
+    ----------
+    row, column : str
+        Such as "resnet18-cifar10", and one of `COLUMNS`.
+    model, data : str
+        Names in `training.models.MODELS` and `training.images.SOURCES`.
+    epochs : int
+        Of each replica; of the outer loop for eSGD, whose epoch has L passes.
+    eta : Drops, Annealing or Decay
+        Learning rate η of the baseline, of each replica, of eSGD's outer step.
+    optimizer : {"sgd", "rmsprop"}
+    momentum, nesterov, weight_decay, batch
+        Of the optimizer, inside and outside for eSGD; patterns in a minibatch.
+    y, K : int
+        Replicas, and steps between their interactions (rSGD).
+    K_late, K_late_from : int, float
+        K from this epoch on; 0 for no change.
+    L, eta_prime, epsilon, alpha
+        eSGD: inner steps, their learning rate η', noise and averaging constant.
+    gamma0 : float or None
+        First γ; None for the automatic one.
+    gamma_growth : float
+        By how much γ grows, exponentially, over the run.
+    gamma_max : float
+        If not 0, cosine focusing up to this γ instead.
+    size, padding, policy, cutout
+        See `training.augment.Augmentation`; `policy` is "none", "autoaugment-cifar10" or "fast-autoaugment-imagenet".
+    """
+
+    row: str
+    column: str
+    model: str
+    data: str
+    epochs: int
+    eta: Drops | Annealing | Decay
+    batch: int
+    weight_decay: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+    y: int = 1
+    K: int = 10
+    K_late: int = 0
+    K_late_from: float = 0.0
+    L: int = 1
+    eta_prime: float = 0.0
+    epsilon: float = 1e-4
+    alpha: float = 0.75
+    gamma0: float | None = None
+    gamma_growth: float = 1.0
+    gamma_max: float = 0.0
+    size: int = 0
+    padding: int = 4
+    policy: str = "none"
+    cutout: int = 0
+
+    @property
+    def name(self) -> str:
+        """Row and column, such as "resnet18-cifar10-rsgd"."""
+        return f"{self.row}-{self.column}"
+
+    @property
+    def algorithm(self) -> str:
+        """One of "sgd", "rsgd", "esgd"."""
+        return {"baseline": "sgd", "rsgd-y": "rsgd"}.get(self.column, self.column)
+
+    def focusing(self, gamma0: float) -> focusing.Exponential | focusing.Cosine:
+        """Schedule of γ over the epochs of the recipe, from `gamma0` where it is not the cosine one."""
+        if self.gamma_max:
+            return focusing.Cosine(self.gamma_max, self.epochs)
+        return focusing.Exponential.over(gamma0, self.epochs, self.gamma_growth)
+
+    def interval(self, tau: float) -> int:
+        """K at epoch `tau`."""
+        return self.K_late if self.K_late and tau >= self.K_late_from else self.K
+
+    def base_optimizer(self, model: nn.Module, eta: float | None = None) -> torch.optim.Optimizer:
+        """Optimizer of the recipe for `model`, with learning rate `eta` instead of the first one if given."""
+        eta = self.eta(0.0) if eta is None else eta
+        if self.optimizer == "rmsprop" and self.algorithm != "esgd":
+            return torch.optim.RMSprop(
+                model.parameters(), eta, alpha=0.9, eps=1e-3, weight_decay=self.weight_decay, momentum=self.momentum
+            )
+        return torch.optim.SGD(
+            model.parameters(), eta, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+        )
+
+    def augmentation(self, policy: Policy | None = None) -> Augmentation:
+        """What happens to its minibatches; `policy` are the sub-policies of Fast AutoAugment where it wants them.
+
+        Raises
+        ------
+        ValueError
+            When the recipe wants Fast AutoAugment's sub-policies for ImageNet and none are given.
+        """
+        if self.policy == "fast-autoaugment-imagenet" and policy is None:
+            raise ValueError(
+                "this recipe wants the sub-policies that Fast AutoAugment found on ImageNet, which do not come with "
+                "bpflat: give them with --policies FILE (see training.augment.read_policy), or train without: "
+                "--policies none"
+            )
+        if self.policy == "autoaugment-cifar10":
+            policy = autoaugment_cifar10(self.size or 32)
+        return Augmentation(size=self.size, policy=policy or (), padding=self.padding, cutout=self.cutout)
+
+
+def _cells(baseline: Recipe, rsgd: dict, esgd: dict | None) -> list[Recipe]:
+    """A row of the table: the baseline, and what differs from it for the entropic algorithms."""
+    replicated = {"y": 3, "gamma_growth": 1e4} | rsgd
+    parallel = replace(baseline, column="rsgd-y", **replicated)
+    epochs = round(baseline.epochs / parallel.y)
+    ratio = epochs / baseline.epochs
+    shortened = {"epochs": epochs, "eta": parallel.eta.stretched(ratio), "K_late_from": parallel.K_late_from * ratio}
+    cells = [baseline, replace(parallel, column="rsgd", **shortened), parallel]
+    if esgd is not None:
+        cells.append(replace(baseline, column="esgd", **{"L": 5, "gamma_growth": 10.0, "nesterov": True} | esgd))
+    return cells
+
+
+def _pyramidnet(data: str, **late: float) -> list[Recipe]:
+    return _cells(
+        Recipe(
+            row=f"pyramidnet-{data}",
+            column="baseline",
+            model="pyramidnet272",
+            data=data,
+            epochs=300,
+            eta=Annealing(0.05, 300),
+            batch=64,
+            weight_decay=5e-5,
+            policy="autoaugment-cifar10",
+            cutout=16,
+        ),
+        rsgd={"gamma_max": 0.1} | late,
+        esgd=None,
+    )
+
+
+_TINY = {
+    "column": "baseline",
+    "data": "tiny-imagenet",
+    "batch": 128,
+    "weight_decay": 1e-4,
+    "padding": 8,
+    "policy": "fast-autoaugment-imagenet",
+}
+
+_ALL = [
+    *_cells(
+        Recipe(
+            row="smallconvnet-cifar10",
+            column="baseline",
+            model="smallconvnet",
+            data="cifar10",
+            epochs=300,
+            eta=Drops(0.01, (150, 225)),
+            batch=128,
+            weight_decay=1e-4,
+        ),
+        rsgd={"eta": Drops(0.05, (150, 225)), "gamma0": 1e-3},
+        esgd={"epochs": 60, "eta": Drops(0.5, (30, 45)), "eta_prime": 0.02, "gamma0": 0.5},
+    ),
+    *_cells(
+        Recipe(
+            row="resnet18-cifar10",
+            column="baseline",
+            model="resnet18",
+            data="cifar10",
+            epochs=160,
+            eta=Drops(0.01, (110,)),
+            batch=128,
+            weight_decay=5e-4,
+        ),
+        rsgd={"eta": Drops(0.02, (110,)), "K": 1},
+        esgd={"epochs": 32, "eta": Drops(0.25, (16, 25)), "eta_prime": 0.01},
+    ),
+    *_cells(
+        Recipe(
+            row="resnet110-cifar10",
+            column="baseline",
+            model="resnet110",
+            data="cifar10",
+            epochs=164,
+            eta=Drops(0.1, (82, 124), warm_up=(0.01, 1)),
+            batch=128,
+            weight_decay=1e-4,
+            nesterov=False,
+        ),
+        rsgd={"eta": Drops(0.1, (82, 124)), "gamma0": 5e-4},
+        esgd={"epochs": 32, "eta": Drops(0.9, (17, 25)), "eta_prime": 0.02, "gamma0": 0.1},
+    ),
+    *_pyramidnet("cifar10", K_late=3, K_late_from=220.0),
+    *_pyramidnet("cifar100"),
+    *_cells(
+        Recipe(
+            row="efficientnet-b0-cifar100",
+            column="baseline",
+            model="efficientnet-b0",
+            data="cifar100",
+            epochs=350,
+            eta=Decay(0.01, 0.97),
+            batch=64,
+            weight_decay=1e-5,
+            optimizer="rmsprop",
+            size=224,
+            padding=32,
+            policy="autoaugment-cifar10",
+        ),
+        rsgd={"gamma0": 5e-6},
+        esgd={"epochs": 70, "eta": Decay(0.5, 0.92), "eta_prime": 0.05},
+    ),
+    *_cells(
+        Recipe(row="resnet50-tiny-imagenet", model="resnet50", epochs=270, eta=Drops(0.05, (90, 180, 240)), **_TINY),
+        rsgd={},
+        esgd={"epochs": 50, "eta": Drops(0.8, (18, 36, 48)), "eta_prime": 0.02},
+    ),
+    *_cells(
+        Recipe(row="densenet121-tiny-imagenet", model="densenet121", epochs=200, eta=Drops(0.05, (100, 150)), **_TINY),
+        rsgd={},
+        esgd={"epochs": 40, "eta": Drops(0.8, (20, 30)), "eta_prime": 0.02},  # as ResNet-50's, drops rescaled by L
+    ),
+]
+
+RECIPES: dict[str, dict[str, Recipe]] = {}
+for _recipe in _ALL:
+    RECIPES.setdefault(_recipe.row, {})[_recipe.column] = _recipe
+
+
+def find_recipe(row: str, column: str) -> Recipe:
+    """Return the recipe of one cell; a ValueError says which there are."""
+    if row not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {row!r}")
+    if column not in RECIPES[row]:
+        raise ValueError(f"Table 1 has for {row} only {', '.join(RECIPES[row])}; not {column!r}")
+    return RECIPES[row][column]
+
+
+def as_plain(recipe: Recipe) -> dict:
+    """Return the recipe as a dict for JSON, with the kind of its learning-rate schedule."""
+    return dataclasses.asdict(recipe) | {"eta_schedule": type(recipe.eta).__name__}
