@@ -444,6 +444,35 @@ class TestVariance:
 
         assert variance(False) / variance(True) > 3
 
+    def test_subset(self, linear):
+        """Each draw on its own patterns, against w on the same ones; all patterns for E_train(w)."""
+        model, (inputs, targets) = linear
+        options = {"n_samples": 3, "seed": 4, "subset": 40}
+        profile = local_energy(model, (inputs, targets), [0.3], **options)
+        rises = []
+        for i, z in enumerate(noise_of(model, 4, 3)):
+            rng = np.random.default_rng(stream(np.random.SeedSequence(4), 2, i))
+            rows = np.sort(rng.choice(300, 40, replace=False, shuffle=False))
+            assert len(set(rows)) == 40
+            rises.append(naive_flatness.rises(model, inputs[rows], targets[rows], 0.3, [z])[0].numpy())
+        assert_allclose([profile.delta_error[0], profile.delta_loss[0]], np.mean(rises, axis=0), rtol=1e-5)
+        assert_allclose(profile.std_error[0], np.std(rises, axis=0, ddof=1)[0] / math.sqrt(3), rtol=1e-5)
+        assert profile.train_error == 0.2
+        same(local_energy(model, (inputs, targets), [0.3], batch_size=7, **options), profile)
+        augmented = local_energy(model, (inputs, targets), [0.3], augment=lambda x: x, **options)
+        assert augmented.delta_error == profile.delta_error and augmented.train_loss != profile.train_loss
+        whole = local_energy(model, (inputs, targets), [0.3], n_samples=3, seed=4)
+        same(local_energy(model, (inputs, targets), [0.3], n_samples=3, seed=4, subset=300), whole)
+
+    def test_subset_saves_evaluations(self, small):
+        """Patterns times draws for a given variance: a quarter of the patterns at least halves them; no bias."""
+        model, inputs, targets = small
+        whole = local_energy(model, (inputs, targets), [0.5], n_samples=300, seed=0)
+        part = local_energy(model, (inputs, targets), [0.5], n_samples=300, seed=1, subset=22)
+        assert (whole.std_error / part.std_error)[0] ** 2 * 90 / 22 > 2
+        error = np.hypot(whole.std_error, part.std_error)
+        assert (abs(whole.delta_error - part.delta_error) < 3 * error).all()
+
     def test_tolerance(self, linear):
         profile = local_energy(*linear, [0.0, 0.01, 0.3, 1.0], n_samples=400, seed=0, tolerance=0.003)
         whole = local_energy(*linear, [0.0, 0.01, 0.3, 1.0], n_samples=400, seed=0)
@@ -618,6 +647,10 @@ def test_bad_input(small):
         (model, data, {"batch_size": 0}, "batch_size must be a whole number, at least 1"),
         (model, data, {"block_size": -1}, "block_size must be a whole number, at least 1"),
         (model, data, {"seed": -1}, "seed must be"),
+        (model, data, {"subset": 0}, "subset must be a whole number, at least 1"),
+        (model, data, {"subset": 91}, "subset is 91, but there are 90 patterns"),
+        (model, data, {"subset": 9, "batch_norm": "recompute"}, "set batch_norm='frozen'"),
+        (model, [data], {"subset": 9, "resident": False}, "cannot be drawn from data that are streamed"),
     ]
     for bad, given, options, message in cases:
         with contextlib.ExitStack() as stack:

@@ -98,8 +98,8 @@ class Evaluation:
 
     Attributes
     ----------
-    n_patterns : int
-        Rows of the last pass.
+    scores : Tensor, shape (2, P)
+        Errors and losses pattern by pattern, of the last checked pass.
     """
 
     def __init__(
@@ -119,20 +119,22 @@ class Evaluation:
         self.forward = model if forward is None else forward
         is_normed = (m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None)
         self.normed = list(is_normed) if recompute else []
-        self.n_patterns = 0
+        self.scores = torch.empty(2, 0)
         self.writes_inputs = False  # a model whose first layer works in place would change the data
         double = torch.float32 if patterns.device.type == "mps" else torch.float64
         self.zero = torch.zeros(2, dtype=double, device=patterns.device)
 
-    def totals(self, seed: int = 0, *, check: bool = False) -> Tensor:
+    def totals(self, seed: int = 0, *, rows: Tensor | None = None, check: bool = False) -> Tensor:
         """Number of errors and sum of losses, shape (2,), on the device.
 
         Parameters
         ----------
         seed : int
             Of the augmentation.
+        rows : Tensor, optional
+            Indices of the patterns; all by default.
         check : bool
-            Check outputs and targets, which waits for the device.
+            Check outputs and targets, which waits for the device, and keep `scores`.
 
         Raises
         ------
@@ -141,28 +143,30 @@ class Evaluation:
         MemoryError
             When memory runs out for a single pattern, or for a block of those that must stay together.
         """
-        total, n_patterns = self.zero.clone(), 0
+        total, kept = self.zero.clone(), []
         with torch.inference_mode(), arithmetic(self.precision, self.patterns.device):
             if self.normed:
                 self._estimate_statistics(seed)
-            for block in self._blocks(seed):
+            for block in self._blocks(seed, rows):
                 start, n_rows = 0, len(block[0])
                 while start < n_rows:
                     stop = min(start + self.batch_size, n_rows)
-                    added = self._of_batch(*self.patterns.slices(block, start, stop), check)
-                    if added is None:
+                    scores = self._of_batch(*self.patterns.slices(block, start, stop), check)
+                    if scores is None:
                         self._halve()
                         continue
-                    total += added
+                    total += scores.sum(dim=1, dtype=total.dtype)
                     start = stop
-                n_patterns += n_rows
-        if not n_patterns:
-            raise ValueError("the data set is empty")
-        self.n_patterns = n_patterns
+                    if check:
+                        kept.append(scores)
+        if check:
+            if not kept:
+                raise ValueError("the data set is empty")
+            self.scores = torch.cat(kept, dim=1)
         return total
 
     def _of_batch(self, inputs: Tensor, targets: Tensor, check: bool) -> Tensor | None:
-        """Number of errors and sum of losses of one batch; None when memory runs out."""
+        """Errors (0 or 1) and losses of one batch, shape (2, N); None when memory runs out."""
         try:
             given = inputs.clone() if check or self.writes_inputs else inputs
             outputs = self.forward(given)
@@ -170,7 +174,7 @@ class Evaluation:
                 check_outputs(outputs, targets)
                 self.writes_inputs |= not torch.equal(given, inputs)
             wrong, losses = score(outputs, targets)
-            return torch.stack([wrong.sum(dtype=self.zero.dtype), losses.sum(dtype=self.zero.dtype)])
+            return torch.stack([wrong.to(losses.dtype), losses])
         except torch.cuda.OutOfMemoryError:  # also what torch.OutOfMemoryError is, which older versions lack
             return None  # outside of this clause, where the exception does not hold on to the batch
 
@@ -184,14 +188,14 @@ class Evaluation:
         if self.patterns.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _blocks(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _blocks(self, seed: int, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of patterns, augmented; the same for the same seed, whatever the batch size."""
         if self.augment is None:
-            yield from self.patterns.blocks()
+            yield from self.patterns.blocks(rows=rows)
             return
         device = self.patterns.device
         devices = [device] if device.type == "cuda" else []
-        for i, block in enumerate(self.patterns.blocks(self.block_size)):
+        for i, block in enumerate(self.patterns.blocks(self.block_size, rows)):
             inputs, targets = self.patterns.slices(block, 0, len(block[0]))
             with torch.random.fork_rng(devices):
                 torch.default_generator.manual_seed(seed + i)

@@ -107,18 +107,20 @@ class Patterns:
         is_integer = not (targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool)
         return inputs, targets.to(**where, dtype=torch.int64 if is_integer else targets.dtype)
 
-    def blocks(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every pattern once; in as few blocks as there can be, or in nearly equal ones of at most `size` rows.
+    def blocks(self, size: int | None = None, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every pattern once, or those of `rows`, in one block or in nearly equal ones of at most `size` rows.
 
-        Streamed batches are the blocks, whatever `size`.
+        Streamed batches are the blocks, whatever `size`; they have no `rows`.
         """
         if self.whole is None:
             yield from self._batches()
-        elif size is None:
-            yield self.whole
+            return
+        whole = self.whole if rows is None else tuple(part[rows.to(part.device)] for part in self.whole)
+        if size is None:
+            yield whole
         else:
-            n_blocks = -(-len(self.whole[0]) // size)
-            yield from zip(*(part.tensor_split(n_blocks) for part in self.whole), strict=True)
+            n_blocks = -(-len(whole[0]) // size)
+            yield from zip(*(part.tensor_split(n_blocks) for part in whole), strict=True)
 
     def slices(self, block: tuple[Tensor, Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Rows of a block, on the device."""
