@@ -176,7 +176,12 @@ class Evaluation:
             wrong, losses = score(outputs, targets)
             return torch.stack([wrong.to(losses.dtype), losses])
         except torch.cuda.OutOfMemoryError:  # also what torch.OutOfMemoryError is, which older versions lack
-            return None  # outside of this clause, where the exception does not hold on to the batch
+            return None  # halved outside of this clause, where the exception does not hold on to the batch
+        except RuntimeError as error:
+            if not check:
+                raise
+            what = f"inputs of shape {tuple(inputs.shape)} and {inputs.dtype}"
+            raise ValueError(f"the model cannot be applied to {what} ({error})") from error
 
     def _halve(self) -> None:
         if self.batch_size == 1:
