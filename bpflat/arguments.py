@@ -74,19 +74,28 @@ def check_grid(name: str, grid: ArrayLike, *, zero: bool = False) -> NDArray[np.
     return grid.copy()
 
 
-def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.random.SeedSequence]:
-    """Return n seed sequences: the children that ``SeedSequence(seed).spawn`` gives first.
+def check_seed(seed: int | np.random.SeedSequence | None) -> np.random.SeedSequence:
+    """Return `seed` as a seed sequence (fresh entropy for None), or raise a ValueError that says what to mend."""
+    if isinstance(seed, np.random.SeedSequence):
+        return seed
+    try:
+        return np.random.SeedSequence(seed)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"seed must be None, an integer ≥ 0 or a SeedSequence, not {seed!r}") from error
 
-    Made by hand because ``spawn`` counts what it gave: a SeedSequence would not give the same ones twice.
+
+def stream(seed: np.random.SeedSequence, *key: int) -> np.random.SeedSequence:
+    """Independent seed sequence of (seed, key): a descendant, as if by ``spawn`` in `seed` and its children.
+
+    Made by hand because ``spawn`` counts what it gave: a SeedSequence would not give the same one twice.
     """
-    if not isinstance(seed, np.random.SeedSequence):
-        try:
-            seed = np.random.SeedSequence(seed)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"seed must be None, an integer ≥ 0 or a SeedSequence, not {seed!r}") from error
-    return [
-        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, r), pool_size=seed.pool_size) for r in range(n)
-    ]
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key), pool_size=seed.pool_size)
+
+
+def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.random.SeedSequence]:
+    """Return n seed sequences: the children that ``SeedSequence(seed).spawn`` gives first."""
+    seed = check_seed(seed)
+    return [stream(seed, r) for r in range(n)]
 
 
 def check_scalar(name: str, value: float, *, at_least: float = 0.0, above: float = -np.inf) -> float:

@@ -1,4 +1,4 @@
-"""The ``bpflat`` command: flatness of one's own weights without writing Python."""
+"""The ``bpflat`` command: flatness of one's own weights and models without writing Python."""
 
 from __future__ import annotations
 
@@ -29,13 +29,26 @@ examples:
   bpflat entropy mine.npz --out curve.npz --plot curve.png   keep the numbers and the picture
   bpflat info curve.npz                                      what a stored result holds
 """
+FLATNESS_HELP = """\
+MODULE:FACTORY makes the model when it is called, with --model-options if there are any; modules of the working
+directory are found.  --weights is a file of torch.save(model.state_dict()), or a checkpoint with `state_dict` or
+`model` in it.  --data is an .npz or torch file of `inputs` (N, ...), as the model takes them (uint8 becomes 0 to 1),
+and `targets` (N,), class indices; or a folder of such files; or one with a folder of images for each class (needs
+torchvision).
+"""
+FLATNESS_EXAMPLES = """\
+examples:
+  bpflat flatness torchvision.models:resnet18 --model-options '{"num_classes": 10}' --weights mine.pt --data train.npz
+  bpflat flatness mymodels:Net --weights mine.pt --data train.npz --sigmas 0.05 0.1 --tolerance 0.002 --subset 1000
+  bpflat flatness mymodels:Net --weights mine.pt --data images/train --transform mymodels:preprocess --device cuda
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="bpflat",
-        description="How flat are the minima of committee machines?",
+        description="How flat are the minima of committee machines, and of any torch model?",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,10 +84,41 @@ def parser() -> argparse.ArgumentParser:
     energy.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.1 * i for i in range(1, 11)])
     energy.add_argument("--method", choices=("sampling", "exact"), default="exact", help="(default: exact)")
     energy.add_argument("--n-samples", type=int, default=1000, help="of sampling (default: 1000)")
+    _flatness_options(commands)
     info = commands.add_parser("info", help="Say what a stored result holds.", description="Say what a result holds.")
     info.add_argument("result", type=Path, metavar="RESULT.npz")
     _output_options(info)
     return top
+
+
+def _flatness_options(commands) -> None:
+    summary = "Local energy δE(w, σ) (eq. 4) of any torch model."
+    flatness = commands.add_parser(
+        "flatness",
+        help=summary,
+        description=f"{summary}\n\n{FLATNESS_HELP}",
+        epilog=FLATNESS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flatness.add_argument("factory", metavar="MODULE:FACTORY")
+    flatness.add_argument("--model-options", type=json.loads, default={}, metavar="JSON", help="keyword arguments")
+    flatness.add_argument("--weights", type=Path, metavar="FILE", help="(default: as the factory makes them)")
+    flatness.add_argument("--data", type=Path, required=True, metavar="FILE_OR_DIR")
+    flatness.add_argument("--transform", metavar="MODULE:NAME", help="of PIL images (default: to a tensor in [0, 1])")
+    flatness.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.05 * i for i in range(1, 7)])
+    flatness.add_argument("--n-samples", type=int, default=100, help="draws at each σ (default: 100)")
+    flatness.add_argument("--tolerance", type=float, help="stop at this standard error")
+    flatness.add_argument("--subset", type=int, help="patterns that each draw sees (default: all)")
+    flatness.add_argument("--parameters", choices=("all", "weights"), default="all", help="(default: all trainable)")
+    flatness.add_argument("--batch-norm", choices=("frozen", "recompute"), default="frozen")
+    flatness.add_argument("--antithetic", action="store_true", help="draws in pairs z, -z")
+    flatness.add_argument("--batch-size", type=int)
+    flatness.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU if there is one)")
+    flatness.add_argument("--precision", choices=("float32", "tf32", "bfloat16", "float16"))
+    flatness.add_argument("--compile", action="store_true", help="by torch.compile")
+    flatness.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    _output_options(flatness)
+    flatness.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
 
 
 def _output_options(command: argparse.ArgumentParser) -> None:
@@ -85,14 +129,15 @@ def _output_options(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, or 2 after a message that says what to mend."""
     arguments = parser().parse_args(argv)
+    actions = {"info": lambda a: _read(a.result), "flatness": _measure_model}
     try:
-        result = _read(arguments.result) if arguments.command == "info" else _measure(arguments)
+        result = actions.get(arguments.command, _measure)(arguments)
         if getattr(arguments, "out", None):
             result.save(arguments.out)
         if arguments.plot:
             _plot(result, arguments.plot)
         print(json.dumps(as_record(result)) if arguments.json else as_table(result))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"bpflat: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -123,6 +168,36 @@ def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyPr
         n_samples=arguments.n_samples,
         n_jobs=arguments.jobs,
         progress=sys.stderr.isatty(),
+    )
+
+
+def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
+    import torch  # seconds that the other commands need not wait for
+
+    from bpflat import flatness
+    from bpflat.flatness.files import make_model, read_data
+
+    names = (
+        "n_samples",
+        "tolerance",
+        "subset",
+        "batch_norm",
+        "antithetic",
+        "batch_size",
+        "precision",
+        "compile",
+        "seed",
+    )
+    if not isinstance(arguments.model_options, dict):
+        raise ValueError(f"--model-options must be a JSON object, not {arguments.model_options!r}")
+    return flatness.local_energy(
+        make_model(arguments.factory, arguments.weights, arguments.model_options),
+        read_data(arguments.data, arguments.transform, arguments.batch_size),
+        arguments.sigmas,
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        parameters=None if arguments.parameters == "all" else arguments.parameters,
+        progress=sys.stderr.isatty(),
+        **{name: getattr(arguments, name) for name in names},
     )
 
 
@@ -172,16 +247,21 @@ def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
     names = (
         ("delta", "distance", "log_z", "phi", "std_error", "beta") if entropy else ("sigma", "delta_error", "std_error")
     )
+    if not entropy and result.delta_loss is not None:
+        names += ("delta_loss", "loss_std_error")
     main_array = result.phi if entropy else result.delta_error
     columns = [
         np.broadcast_to(getattr(result, name), main_array.shape).reshape(-1, main_array.shape[-1]) for name in names
     ]
+    widths = [max(12, len(name)) for name in names]
     title = f"local entropy by {result.method}" if entropy else "local energy"
     lines = []
     for r, error in enumerate(np.atleast_1d(result.train_error)):
         lines.append(f"{title}, reference {r}, training error {error:.2%}")
-        lines.append(" ".join(f"{name:>12}" for name in names))
-        lines += [" ".join(f"{column[r, i]:12.5g}" for column in columns) for i in range(main_array.shape[-1])]
+        lines.append(" ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
+        for i in range(main_array.shape[-1]):
+            row = zip(columns, widths, strict=True)
+            lines.append(" ".join(f"{column[r, i]:{width}.5g}" for column, width in row))
     if entropy and not result.converged.all():
         lines.append(f"{np.count_nonzero(~result.converged)} points did not converge (nan)")
     return "\n".join(lines)

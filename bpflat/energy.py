@@ -38,18 +38,27 @@ class LocalEnergyProfile:
         1/(n_samples · P).
     train_error : float or ndarray of shape (R,)
         ``E_train(w)``, without noise.
-    n_samples : int
-        Independent draws of z for each reference, shared by all σ; 0 where the average was done exactly.
+    n_samples : int or ndarray of int, shape (S,)
+        Draws of z for each reference, at every σ or at each; 0 where the average was done exactly.
     reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given.
+        `bpflat.committee.fingerprint` of the weights as given, or that of `bpflat.flatness`.
+    train_loss : float, optional
+        Mean loss of w, without noise.  This and the next two are of `bpflat.flatness.local_energy` alone.
+    delta_loss : ndarray, shape (S,), optional
+        The same as `delta_error`, of the mean loss.
+    loss_std_error : ndarray, shape (S,), optional
+        Standard error of `delta_loss`.
     """
 
     sigma: NDArray[np.float64]
     delta_error: NDArray[np.float64]
     std_error: NDArray[np.float64]
     train_error: float | NDArray[np.float64]
-    n_samples: int
+    n_samples: int | NDArray[np.int64]
     reference: str | NDArray[np.str_] = ""
+    train_loss: float | None = None
+    delta_loss: NDArray[np.float64] | None = None
+    loss_std_error: NDArray[np.float64] | None = None
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the profile to a ``.npz`` file, whole or not at all.

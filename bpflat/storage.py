@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -129,11 +129,17 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
 
 
 def save_result(path: str | os.PathLike, kind: str, result: object) -> None:
-    """Write a dataclass of arrays, numbers and text as `save_npz` does; raises what it raises."""
-    save_npz(path, kind, **{field.name: getattr(result, field.name) for field in fields(result)})
+    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    save_npz(path, kind, **{name: value for name, value in values.items() if value is not None})
 
 
 def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result:
-    """Read what `save_result` wrote; raises what `load_npz` raises."""
-    arrays = load_npz(path, kind, tuple(field.name for field in fields(cls)))
-    return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
+    """Read what `save_result` wrote; fields that are not there keep their default.
+
+    Raises what `load_npz` raises: fields without a default must be there.
+    """
+    required = tuple(field.name for field in fields(cls) if field.default is MISSING)
+    arrays = load_npz(path, kind, required)
+    known = {field.name for field in fields(cls)}
+    return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items() if name in known})

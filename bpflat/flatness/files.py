@@ -1,0 +1,157 @@
+"""Models and data named on a command line: MODULE:FACTORY, files of weights, files and folders of patterns."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bpflat.flatness.perturbation import unwrap
+from bpflat.storage import read_npz
+
+_TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".tar")
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+def find(name: str) -> object:
+    """Return the object that MODULE:ATTRIBUTE names; modules of the working directory are found too."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{name!r} must be MODULE:NAME, as in torchvision.models:resnet18")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: object = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be found ({error})") from error
+    return found
+
+
+def make_model(factory: str, weights: Path | None, options: dict) -> nn.Module:
+    """Call MODULE:FACTORY with keyword `options` and load a file of weights into what it gives.
+
+    Raises
+    ------
+    ValueError
+        When there is no such factory, it fails or gives no module, or the weights are not those of the model.
+    OSError
+        When the file cannot be read.
+    """
+    maker = find(factory)
+    try:
+        model = maker if isinstance(maker, nn.Module) else maker(**options)
+    except TypeError as error:
+        raise ValueError(f"{factory} cannot be called with {options} ({error})") from error
+    model = unwrap(model)
+    if weights is not None:
+        state = _state(weights)
+        wanted = model.state_dict()
+        missing, unknown = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"{weights} does not hold the weights of {factory}: "
+                f"missing {missing[:3]} ({len(missing)}), unknown {unknown[:3]} ({len(unknown)})"
+            )
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{weights} does not hold the weights of {factory}: {error}") from error
+    return model
+
+
+def _load(path: Path) -> object:
+    with open(path, "rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damage shows as nearly anything
+            raise ValueError(f"{path} is no file of tensors that torch.save wrote ({error})") from error
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a file, perhaps inside a checkpoint, without the prefixes that wrappers leave."""
+    found = _load(path)
+    for key in _WEIGHTS_KEYS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{path} holds no state_dict; save one by torch.save(model.state_dict(), path)")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return found
+
+
+class Files(Iterable):
+    """Batches of (inputs, targets), a file each, read anew at every pass."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(_read_pair, self.paths)
+
+
+def _read_pair(path: Path) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of a file; uint8 inputs become float32 in [0, 1]."""
+    found = read_npz(path) if path.suffix == ".npz" else _load(path)
+    if isinstance(found, dict):
+        if not {"inputs", "targets"} <= found.keys():
+            raise ValueError(f"{path} lacks `inputs` and `targets`; it has {', '.join(map(str, found)) or 'nothing'}")
+        found = found["inputs"], found["targets"]
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise ValueError(f"{path} must hold inputs and targets")
+    inputs, targets = (torch.as_tensor(part) for part in found)
+    return (inputs / 255 if inputs.dtype == torch.uint8 else inputs), targets
+
+
+def read_data(path: Path, transform: str | None = None, batch_size: int | None = None) -> Iterable:
+    """Patterns of a file (``.npz`` or torch's), of a folder of such files, or of a folder of images.
+
+    Parameters
+    ----------
+    path : Path
+        Files hold `inputs` (N, ...) and `targets` (N,); a folder of images has a folder for each class.
+    transform : str, optional
+        MODULE:NAME of what makes a tensor of a PIL image; by default one in [0, 1].
+    batch_size : int, optional
+        Of images that are read at once.
+
+    Raises
+    ------
+    ValueError
+        When there are no patterns, or images without torchvision.
+    OSError
+        When a file cannot be read.
+    """
+    if not path.is_dir():
+        return _read_pair(path)
+    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", *_TORCH_SUFFIXES))
+    if files:
+        return Files(files)
+    if not any(p.is_dir() for p in path.iterdir()):
+        raise ValueError(f"{path} holds neither files (.npz, .pt) with inputs and targets nor folders of images")
+    return _images(path, transform, batch_size)
+
+
+def _images(path: Path, transform: str | None, batch_size: int | None) -> Iterable:
+    try:
+        from torchvision.datasets import ImageFolder
+        from torchvision.transforms.functional import to_tensor
+    except ImportError as error:
+        raise ValueError(
+            f"folders of images need torchvision, which cannot be imported ({error}); pip install torchvision"
+        ) from error
+    convert: Callable = to_tensor if transform is None else find(transform)  # type: ignore[assignment]
+    try:
+        images = ImageFolder(str(path), convert)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} has no images by class ({error})") from error
+    return torch.utils.data.DataLoader(images, batch_size=batch_size or 256)
