@@ -26,8 +26,11 @@ fig6: $(VENV)/.installed  ## draw Fig. 6: SGD fast with dropout
 
 figures: $(VENV)/.installed  ## draw the committed figures again from their stored results
 	$(BIN)/python -m figures.fig1 --results figures/results/fig1-quick
+	$(BIN)/python -m figures.fig1 --preset paper --results figures/results/fig1-paper
 	$(BIN)/python -m figures.fig6 --preset paper --results figures/results/fig6-paper
 	$(BIN)/python -m figures.estimators
+	$(BIN)/python -m figures.draws
+	$(BIN)/python -m figures.readings
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,0 +1,102 @@
+"""What the paper leaves open about η and γ, and what each reading of it gives.
+
+``python -m figures.readings`` trains a few restarts with every reading that differs from the default, and writes a
+table; what is there already is not trained again.  The default readings are those of Fig. 1's paper preset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+
+from figures.panels import save_text
+from figures.summary import markdown
+from training.committee import run
+from training.progress import StatusLine
+from training.protocols import PROTOCOLS, Protocol
+from training.results import STOPPED, TrainedMinima
+
+RESULTS = Path(__file__).with_name("results")
+# Readings that are not the default, and how many restarts of each are trained.
+OTHERS: dict[Protocol, int] = {
+    replace(PROTOCOLS["sgd-fast"], name="sgd-fast-mean", reduction="mean", max_epochs=10_000): 5,
+    replace(PROTOCOLS["sgd-slow"], name="sgd-slow-mean", reduction="mean"): 5,
+    replace(PROTOCOLS["rsgd-fast"], name="rsgd-fast-plain", coupling="plain"): 3,
+    replace(PROTOCOLS["esgd"], name="esgd-batch", coupling="batch", max_epochs=1_500): 2,
+}
+
+
+def row(minima: TrainedMinima) -> list[str]:
+    """One line of the table."""
+    protocol, epochs = minima.protocol, minima.epochs
+    solved = np.count_nonzero(minima.train_error == 0)
+    ended = np.count_nonzero(minima.status == STOPPED)
+    coupling = {"batch": "Bγ", "plain": "γ"}[protocol.coupling] if protocol.algorithm != "sgd" else "—"
+    return [
+        protocol.label,
+        protocol.reduction,
+        coupling,
+        f"{ended}/{len(epochs)}",
+        f"{epochs.min():,}–{epochs.max():,}" if len(epochs) > 1 else f"{epochs[0]:,}",
+        f"{solved}/{len(epochs)}",
+        _range(minima.train_error),
+        _range(minima.test_error),
+    ]
+
+
+def _range(errors: np.ndarray) -> str:
+    low, high = 100 * errors.min(), 100 * errors.max()
+    return f"{low:.1f} %" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f}–{high:.1f} %"
+
+
+def report(default: Sequence[TrainedMinima], others: Sequence[TrainedMinima]) -> str:
+    """The table in Markdown: for each protocol the default reading first."""
+    head = ["algorithm", "gradients of a minibatch", "attraction", "ended by their rule", "epochs", "zero errors"]
+    rows = [[*head, "training errors", "test errors"]]
+    for one in default:
+        rows.append(row(one))
+        rows += [row(other) for other in others if other.protocol.label == one.protocol.label]
+    return markdown(rows)
+
+
+def collect(folder: Path, n_jobs: int) -> list[TrainedMinima]:
+    """Train the other readings that `folder` does not hold; weights are not kept."""
+
+    def one(protocol: Protocol, restarts: int) -> TrainedMinima:
+        found = run(protocol, folder, restarts=restarts, threads=1, progress=StatusLine(interval=5.0, rewrite=False))
+        if len(found.weights):
+            found = found.without_weights()
+            found.save(folder / f"{protocol.name}.npz")
+        return found
+
+    with parallel_config("loky", inner_max_num_threads=1):
+        return Parallel(n_jobs=n_jobs)(delayed(one)(*item) for item in OTHERS.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m figures.readings", description=__doc__)
+    parser.add_argument("--default", type=Path, default=RESULTS / "fig1-paper", help="folder of the default readings")
+    parser.add_argument("--results", type=Path, default=RESULTS / "readings", help="folder of the other readings")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    arguments = parser.parse_args(argv)
+    try:
+        others = collect(arguments.results, arguments.jobs)
+        default = [TrainedMinima.load(arguments.default / f"{name}.npz") for name in PROTOCOLS]
+        text = report(default, others)
+        print(text, save_text(text, arguments.results / "readings.md"), sep="\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
