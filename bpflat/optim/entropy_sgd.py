@@ -30,14 +30,14 @@ from bpflat.optim.wrapper import (
 
 @dataclass
 class _Moving:
-    """The parameters that move in a step, their anchors w, and scratch of their shapes, all in one order.
+    """The parameters that move in a step, their anchors w, and room for their noise, all in one order.
 
-    `scratch` are views of `flats`; `parts` says which of the lists belong to each group of the inner optimizer.
+    `noise` are views of `flats`; `parts` says which of the lists belong to each group of the inner optimizer.
     """
 
     params: list[Tensor]
     anchors: list[Tensor]
-    scratch: list[Tensor]
+    noise: list[Tensor]
     flats: list[Tensor]
     parts: list[slice]
 
@@ -200,9 +200,8 @@ class EntropySGD(Wrapper):
         moving = self._moving()
         self._join(moving)
         if self.gamma and moving.params:
-            torch._foreach_copy_(moving.scratch, moving.params)
-            torch._foreach_sub_(moving.scratch, moving.anchors)
-            torch._foreach_add_([p.grad for p in moving.params], moving.scratch, alpha=self.gamma)
+            offsets = torch._foreach_sub(moving.params, moving.anchors)
+            torch._foreach_add_([p.grad for p in moving.params], offsets, alpha=self.gamma)
         self.inner.step()
         if self.epsilon:
             self._kick(moving)
@@ -322,8 +321,8 @@ class EntropySGD(Wrapper):
                     self.state[p] = {name: torch.empty_like(p) for name in ("w", "mu")}
             ends = np.cumsum([0, *map(len, members)]).tolist()
             parts = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
-            flats, scratch = flat_views(params)
-            self._moving_now = _Moving(params, self._copies("w", params), scratch, flats, parts)
+            flats, noise = flat_views(params)
+            self._moving_now = _Moving(params, self._copies("w", params), noise, flats, parts)
             self._moving_key = key
         return self._moving_now
 
@@ -340,7 +339,7 @@ class EntropySGD(Wrapper):
         for flat in moving.flats:
             flat.normal_(generator=self._generator(flat.device))
         for group, part in zip(self.inner.param_groups, moving.parts, strict=True):
-            add_scaled_(moving.params[part], moving.scratch[part], group["lr"] ** 0.5 * self.epsilon)
+            add_scaled_(moving.params[part], moving.noise[part], group["lr"] ** 0.5 * self.epsilon)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         name = str(device)
