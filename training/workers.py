@@ -5,7 +5,6 @@ The driver alone writes results, so workers need no disk in common with it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import os
@@ -13,18 +12,24 @@ import sys
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
 
 from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from bpflat.storage import discard_temporaries
 
 _ANSWER_SECONDS = 10  # within which a scheduler must answer
 _WATCH_SECONDS = 0.1
+_ON_CLUSTER = (
+    "Does the scheduler still run?  Workers must have memory for the task, and, like the scheduler, this revision of "
+    "the checkout: start them in it with PYTHONPATH=. set"
+)
 
 
 class SweepError(RuntimeError):
@@ -70,7 +75,7 @@ def carry_out(
     tasks : iterable of Task
         Those that come first are started first.
     n_jobs : int
-        Processes of this machine, as in joblib (-1: one a core; 1: this process), each with one BLAS thread.
+        Processes of this machine, as in joblib: 1 is this process, -1 one a core; several have one BLAS thread each.
     scheduler : str, optional
         Address of a Dask scheduler, such as ``tcp://host:8786``, whose workers take the tasks instead.
     bar : str, optional
@@ -84,8 +89,8 @@ def carry_out(
     Raises
     ------
     SweepError
-        After the last of the others has been stored when tasks raise (it names them); at once when the scheduler
-        does not answer, when workers are lost for good, or without dask.distributed.
+        When tasks fail, naming them, after the last of the others has been stored; at once when a process of this
+        machine dies, when the scheduler does not answer, or without dask.distributed.
     OSError
         When a result cannot be written.
 
@@ -94,22 +99,18 @@ def carry_out(
     A task whose Dask worker dies starts again on another one.  A process of this machine whose driver dies, however,
     ends within a fraction of a second, so that nobody else writes when the same command is given again.
     """
-    tasks, failures = list(tasks), {}
+    tasks, failures = list(tasks), defaultdict(list)
     if not tasks:
         return
-    unfinished = dict(enumerate(tasks))
-    with _workers(n_jobs, scheduler) as parallel:
-        calls = (delayed(_attempt)(i, task, None if scheduler else os.getpid()) for i, task in enumerate(tasks))
-        outcomes = _outcomes(parallel(calls), unfinished)
-        for i, result in tqdm(outcomes, bar, len(tasks), unit="task", disable=bar is None):
-            task = unfinished.pop(i)
-            if isinstance(result, _Failure):
-                failures[task.label] = result.message
-            else:
-                result.save(task.path)
-                yield task
+    outcomes = _here(tasks, n_jobs) if scheduler is None else _on_cluster(tasks, scheduler)
+    for i, result in tqdm(outcomes, bar, len(tasks), unit="task", disable=bar is None):
+        if isinstance(result, _Failure):
+            failures[result.message].append(tasks[i].label)
+        else:
+            result.save(tasks[i].path)
+            yield tasks[i]
     if failures:
-        raise SweepError("\n".join(f"{label}: {message}" for label, message in failures.items()))
+        raise SweepError("\n".join(f"{'; '.join(labels)}: {message}" for message, labels in failures.items()))
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,6 @@ class _Failure:
 
 def _attempt(i: int, task: Task, driver: int | None) -> tuple[int, Storable | _Failure]:
     """Carry out task i; a failure is returned, so that it cannot stop the other tasks."""
-    # Arrays travel inside of `task` on purpose: joblib would leave a large argument on a single Dask worker, and with
-    # that worker it would be lost.
     if driver is not None and driver != os.getpid():
         _end_with(driver)
     options = {} if driver is None or task.checkpoint is None else {"checkpoint": task.checkpoint}
@@ -144,28 +143,40 @@ def _end_with(driver: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _outcomes(outcomes: Iterator, unfinished: dict[int, Task]) -> Iterator:
-    """Hand on what workers return; what they die of becomes a SweepError."""
+def _here(tasks: list[Task], n_jobs: int) -> Iterator[tuple[int, Storable | _Failure]]:
+    """Results of processes on this machine, as they come."""
+    unfinished = dict(enumerate(tasks))
+    calls = (delayed(_attempt)(i, task, os.getpid()) for i, task in enumerate(tasks))
+    options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "all"}
     try:
-        yield from outcomes
-    except Exception as error:
-        labels = [task.label for task in unfinished.values()]
+        with parallel_config("loky", inner_max_num_threads=1):
+            for i, result in Parallel(n_jobs=n_jobs, **options)(calls):
+                del unfinished[i]
+                yield i, result
+    except TerminatedWorkerError as error:
+        labels = "; ".join(task.label for task in unfinished.values())
         raise SweepError(
-            f"workers failed for good ({type(error).__name__}: {error}). Not finished: {'; '.join(labels)}. They may "
-            "have been out of memory, or, on a cluster, unable to import `training`: start Dask workers in a checkout "
-            "of the same revision, with PYTHONPATH=. set. The same command goes on with what is not finished"
+            f"a worker process died, perhaps for want of memory ({error}). Not finished: {labels}. "
+            "The same command goes on with these; --jobs sets the number of processes"
         ) from error
 
 
-@contextlib.contextmanager
-def _workers(n_jobs: int, scheduler: str | None) -> Iterator[Parallel]:
-    options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "all"}
-    if scheduler is None:
-        with parallel_config("loky", inner_max_num_threads=1):
-            yield Parallel(n_jobs=n_jobs, **options)
-    else:
-        with _connect(scheduler) as client, parallel_config("dask", client=client):
-            yield Parallel(n_jobs=-1, **options)
+def _on_cluster(tasks: list[Task], scheduler: str) -> Iterator[tuple[int, Storable | _Failure]]:
+    """Results of the workers of a Dask scheduler, as they come.
+
+    Not by joblib's backend for Dask, which waits for ever for a task whose workers die again and again.
+    """
+    with _connect(scheduler) as client:
+        from distributed import as_completed
+
+        numbers = {client.submit(_attempt, i, task, None, pure=False): i for i, task in enumerate(tasks)}
+        for future in as_completed(list(numbers), loop=client.loop):
+            i = numbers.pop(future)
+            try:
+                outcome = future.result()
+            except Exception as error:  # its workers died again and again, or the scheduler is gone
+                outcome = i, _Failure(f"{error}\n{_ON_CLUSTER}")
+            yield outcome
 
 
 def _connect(address: str):
