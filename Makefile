@@ -31,6 +31,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.estimators
 	$(BIN)/python -m figures.draws
 	$(BIN)/python -m figures.readings
+	$(BIN)/python -m figures.published_resnets
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
