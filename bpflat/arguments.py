@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _floats(name: str, values: ArrayLike) -> NDArray[np.float64]:
@@ -115,3 +120,16 @@ def check_count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
     return int(value)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return the torch device if it is there, or raise a ValueError that says why it cannot be used."""
+    import torch  # seconds, which callers without torch need not wait for
+
+    try:
+        if (found := torch.empty(0, device=device).device).type != "meta":
+            return found
+        reason = "it holds no numbers"
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as the backends please
+        reason = str(error).splitlines()[0]
+    raise ValueError(f"device {str(device)!r} cannot be used: {reason}")

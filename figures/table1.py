@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from bpflat.storage import atomic_write
 from figures.panels import save_figure, save_table
 from figures.style import use_style
-from training.deep import run
+from training.deep import add_flatness_options, flatness_plan, run
 from training.deep_results import DeepRun
 from training.deep_trainer import describe
 from training.progress import StatusLine
@@ -77,6 +77,9 @@ class Cell:
     epochs : int
     passes : float
         Passes over the data of one run, all replicas and inner steps together.
+    augmented : bool
+    gamma_scale : float
+        Factor of γ.
     """
 
     row: str
@@ -87,6 +90,8 @@ class Cell:
     errors: np.ndarray
     epochs: int
     passes: float
+    augmented: bool = True
+    gamma_scale: float = 1.0
 
     @property
     def mean(self) -> float:
@@ -99,14 +104,14 @@ class Cell:
         return float(self.errors.std(ddof=1)) if len(self.errors) > 1 else None
 
     @property
-    def setting(self) -> tuple[str, str, int, float]:
-        """What cells must share to be compared: row, network, images and scale."""
-        return self.row, self.model, self.n_train, self.scale
+    def setting(self) -> tuple[str, str, int, float, bool]:
+        """What cells must share to be compared: row, network, images, scale and augmentation."""
+        return self.row, self.model, self.n_train, self.scale, self.augmented
 
 
-def load_runs(folder: Path) -> list[DeepRun]:
+def load_runs(folder: Path, pattern: str = "*-seed*.npz") -> list[DeepRun]:
     """Read every saved run of `folder`, in the order of the table; raises as `DeepRun.load`."""
-    runs = [DeepRun.load(path) for path in sorted(folder.glob("*-seed*.npz"))]
+    runs = [DeepRun.load(path) for path in sorted(folder.glob(pattern))]
     place = [(row, column) for row in RECIPES for column in COLUMNS]
     return sorted(runs, key=lambda one: (place.index((one.row, one.column)), one.seed))
 
@@ -116,7 +121,8 @@ def cells(runs: Iterable[DeepRun]) -> list[Cell]:
     groups: dict[tuple, list[DeepRun]] = {}
     for one in runs:
         model = one.configuration["recipe"]["model"]
-        groups.setdefault((one.row, one.column, model, one.n_train, one.epochs_scale), []).append(one)
+        changed = one.configuration.get("augment", True), one.configuration.get("gamma_scale", 1.0)
+        groups.setdefault((one.row, one.column, model, one.n_train, one.epochs_scale, *changed), []).append(one)
     return [
         Cell(
             row=row,
@@ -127,8 +133,10 @@ def cells(runs: Iterable[DeepRun]) -> list[Cell]:
             errors=100 * np.array([one.test_error for one in members]),
             epochs=members[0].epochs,
             passes=members[0].curve("passes")[-1],
+            augmented=augmented,
+            gamma_scale=gamma_scale,
         )
-        for (row, column, model, n_train, scale), members in groups.items()
+        for (row, column, model, n_train, scale, augmented, gamma_scale), members in groups.items()
     ]
 
 
@@ -164,7 +172,9 @@ def table(found: Sequence[Cell]) -> Iterator[tuple]:
         "of the paper's",
         "passes",
         "images",
+        "augmented",
         "network",
+        "γ",
         "verdict",
     )
     baselines = {cell.setting: cell for cell in found if cell.column == "baseline"}
@@ -179,7 +189,9 @@ def table(found: Sequence[Cell]) -> Iterator[tuple]:
             f"{cell.scale:.0%}",
             f"{cell.passes:.0f}",
             cell.n_train,
+            "yes" if cell.augmented else "no",
             cell.model,
+            "" if cell.column == "baseline" else f"× {cell.gamma_scale:g}",
             verdict(cell, baselines.get(cell.setting)),
         )
 
@@ -187,6 +199,7 @@ def table(found: Sequence[Cell]) -> Iterator[tuple]:
 NOTE = (
     "Test error of the centre after the last epoch, mean ± standard deviation over seeds, beside the paper's. "
     "Only cells run on all training images with 100 % of the epochs can be compared with the paper's numbers. "
+    "γ: factor of the recipe's, so that runs of fewer steps are pulled together as far. "
     "Statistics of BatchNorm of rSGD and eSGD are recomputed on training images. "
     "Of Tiny ImageNet the published validation set is the test set."
 )
@@ -224,13 +237,21 @@ def train_missing(
     seeds: int,
     columns: Sequence[str] = COLUMNS,
     n_jobs: int = 1,
+    gamma_scale: float = 1.0,
     **options: object,
 ) -> None:
-    """Train every column of `row` that Table 1 has with seeds 0, 1, ..., each with one thread, where it is missing."""
+    """Train every column of `row` that Table 1 has with seeds 0, 1, ..., each with one thread, where it is missing.
+
+    `gamma_scale` is for rSGD alone: it is ``Σ η γ`` over all steps that pulls replicas together, while the γ of eSGD
+    balances the gradient within a loop, however many loops there are.
+    """
     wanted = [find_recipe(row, column) for column in columns if column in RECIPES[row]]
     tasks = [(recipe, seed) for seed in range(seeds) for recipe in wanted]
     with parallel_config("loky", inner_max_num_threads=1):
-        Parallel(n_jobs=n_jobs)(delayed(_train)(recipe, folder, data, seed, options) for recipe, seed in tasks)
+        Parallel(n_jobs=n_jobs)(
+            delayed(_train)(recipe, folder, data, seed, options | {"gamma_scale": gamma_scale if recipe.y > 1 else 1.0})
+            for recipe, seed in tasks
+        )
 
 
 def _train(recipe, folder: Path, data: Path | None, seed: int, options: dict) -> None:
@@ -253,6 +274,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules (default: 1)")
     parser.add_argument("--n-train", type=int, help="training images to draw (default: all)")
     parser.add_argument("--policies", metavar="FILE", help='sub-policies of Fast AutoAugment (JSON), or "none"')
+    parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
+    parser.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ of rSGD (default: 1)")
+    add_flatness_options(parser)
     parser.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="(default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
@@ -271,9 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 n_train=arguments.n_train,
                 policies=arguments.policies,
                 evaluate_every=arguments.evaluate_every,
+                augment=not arguments.no_augmentation,
+                gamma_scale=arguments.gamma_scale,
+                flatness=flatness_plan(arguments),
                 device=arguments.device,
             )
-        rows = list(table(cells(load_runs(arguments.results))))
+        rows = list(table(cells(load_runs(arguments.results, "**/*-seed*.npz"))))
         if len(rows) == 1:
             raise ValueError(f"no saved runs in {arguments.results}; train some with --run ROW")
         figure = picture(rows)

@@ -10,9 +10,12 @@ from numpy.testing import assert_array_equal
 from torch import nn
 from torch.nn import functional as F
 
+from bpflat.flatness import local_energy
 from bpflat.optim import ReplicatedSGD
 from training import models
+from training.augment import Augmentation
 from training.deep import main, run
+from training.deep_flatness import FlatnessPlan
 from training.deep_results import METRICS, DeepRun, EpochMetrics
 from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
 from training.images import load_images
@@ -201,6 +204,62 @@ def test_centre_is_the_mean_with_statistics_of_its_own(data):
     assert torch.equal(state.models[0][1].weight, weights[0])
 
 
+PLAN = FlatnessPlan(every=2, sigmas=(0.1, 0.4), n_samples=8, subset=50)
+
+
+@pytest.mark.parametrize("column", ["rsgd", "esgd"])
+def test_flatness_along_the_training(column, data, tmp_path):
+    """Measured when due, at the centre, the same after a stop; the training itself does not notice."""
+    plain = short(toy(column), tmp_path / "plain", data, epochs=5)
+    whole = short(toy(column), tmp_path / "whole", data, epochs=5, flatness=PLAN)
+    assert plain.flatness is None
+    assert_array_equal(stable(whole), stable(plain))
+
+    def stop(report):
+        if report.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        short(toy(column), tmp_path / "cut", data, epochs=5, flatness=PLAN, checkpoint_every=0, progress=stop)
+    short(toy(column), tmp_path / "cut", data, epochs=5, flatness=PLAN)
+    loaded = DeepRun.load(tmp_path / "cut" / f"resnet18-cifar10-{column}-seed0.npz").flatness
+    assert loaded.epoch.tolist() == [2, 4, 5] and loaded.sigma.tolist() == [0.1, 0.4] and loaded.n_samples == 8
+    for field in dataclasses.fields(loaded):
+        assert_array_equal(getattr(loaded, field.name), getattr(whole.flatness, field.name), err_msg=field.name)
+    assert whole.flatness.train_error[-1] == whole.train_error and whole.flatness.test_error[-1] == whole.test_error
+    assert (whole.flatness.std_error > 0).all() and whole.flatness.delta_error.shape == (3, 2)
+
+
+def test_flatness_is_that_of_the_stored_weights(data, tmp_path):
+    """Without augmentation, on all images: `local_energy` of the stored model, whose draws are others, agrees."""
+    plan = FlatnessPlan(every=10, sigmas=(0.3,), n_samples=200)
+    result = short(toy("baseline"), tmp_path, data, epochs=5, flatness=plan, augment=False)
+    model, images = Tiny(10), load_images("cifar10", data)
+    model.load_state_dict(torch.load(tmp_path / "resnet18-cifar10-baseline-seed0.pt", weights_only=True))
+    inputs = Augmentation().plain(images.train_images, images.mean, images.std)
+    profile = local_energy(model, (inputs, images.train_labels), [0.3], n_samples=200, seed=1)
+    flatness = result.flatness
+    assert profile.train_error == result.train_error
+    error = np.hypot(profile.std_error, flatness.std_error[-1])
+    assert abs(profile.delta_error - flatness.delta_error[-1]) < 4 * error and error < 0.03
+
+
+def test_without_augmentation_the_images_stay_as_they_are(data, tmp_path):
+    result = short(toy("baseline"), tmp_path, data, epochs=2, augment=False)
+    assert result.configuration["augment"] is False
+    state, images = begin(toy("baseline"), 10, 0, "cpu"), load_images("cifar10", data)
+    train(state, images, Augmentation(flip=False), epochs=2, seed=0)
+    assert_array_equal(stable(result)[:, 4], [row.train_loss for row in state.curves])
+
+
+def test_gamma_scale_multiplies_gamma(data, tmp_path):
+    results = [short(toy("rsgd"), tmp_path / str(s), data, gamma_scale=s) for s in (1.0, 30.0)]
+    gammas = [result.curve("gamma") for result in results]
+    np.testing.assert_allclose(gammas[1], 30 * gammas[0])
+    assert results[1].gamma0 == pytest.approx(30 * results[0].gamma0)
+    assert results[1].curve("distance")[-1] < results[0].curve("distance")[-1]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     recipe = toy("baseline")
     wild = dataclasses.replace(recipe, eta=dataclasses.replace(recipe.eta, start=1e30))
@@ -247,6 +306,8 @@ def test_other_and_broken_files_are_left_alone(data, tmp_path):
         ({"epochs_scale": float("nan")}, "epochs-scale must be positive"),
         ({"evaluate_every": 0}, "evaluate-every"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"gamma_scale": 0.0}, "gamma-scale must be finite and greater than 0"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
         ({"n_train": 10}, "at least the 20 of one minibatch"),
     ],
 )
@@ -254,6 +315,20 @@ def test_bad_arguments(data, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run(toy("baseline"), tmp_path / "out", data=data, **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"every": 0}, "flatness-every must be a whole number, at least 1"),
+        ({"every": 1, "sigmas": (0.1, -1.0)}, "flatness-sigmas must be positive"),
+        ({"every": 1, "n_samples": 1}, "n_samples must be at least 2"),
+        ({"every": 1, "subset": 0}, "flatness-subset must be a whole number"),
+    ],
+)
+def test_bad_flatness_plans(options, message):
+    with pytest.raises(ValueError, match=message):
+        FlatnessPlan(**options)
 
 
 def test_command_line(data, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from figures import fig2, table1
-from figures.table1 import PAPER, Cell, cells, load_runs, plus_minus, verdict
+from figures.table1 import PAPER, Cell, cells, load_runs, plus_minus, table, verdict
 from training import deep
 from training.deep_results import METRICS, DeepRun
 from training.recipes import RECIPES, as_plain, find_recipe
@@ -83,7 +83,7 @@ def test_table_says_what_was_run(folder, capsys):
     text = (folder / "table1.md").read_text()
     assert text in capsys.readouterr().out
     assert (
-        "| smallconvnet-cifar10 | eSGD | 36.0 ± 1.0 | 14.7 ± 0.3 | 3 | 1 | 10% | 5 | 5000 | smallconvnet | HIGHER"
+        "| smallconvnet-cifar10 | eSGD | 36.0 ± 1.0 | 14.7 ± 0.3 | 3 | 1 | 10% | 5 | 5000 | yes | smallconvnet | × 1 |"
         in text
     )
     rows = list(csv.reader((folder / "table1.csv").open()))
@@ -135,3 +135,20 @@ def test_one_command_trains_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(deep, "train", forbidden)
     assert table1.main(command) == 0
     assert (results / "table1.md").read_text() == text
+
+
+def test_other_settings_are_other_rows(folder):
+    """Runs without augmentation, or with another γ, are not averaged with the rest, nor compared across."""
+    recipe = as_plain(find_recipe(ROW, "rsgd"))
+    strong = folder / "strong"
+    strong.mkdir()
+    saved(strong, "rsgd", 0, [0.2], configuration={"recipe": recipe, "gamma_scale": 100.0})
+    saved(strong, "rsgd", 1, [0.1], configuration={"recipe": recipe, "gamma_scale": 100.0, "augment": False})
+    found = cells(load_runs(folder, "**/*-seed*.npz"))
+    assert [(cell.gamma_scale, cell.augmented, len(cell.errors)) for cell in found if cell.column == "rsgd"] == [
+        (1.0, True, 3),
+        (100.0, True, 1),
+        (100.0, False, 1),
+    ]
+    verdicts = {(row[-2], row[9]): row[-1] for row in table(found) if row[1] == "rSGD"}
+    assert "lower" in verdicts["× 100", "yes"] and "no baseline" in verdicts["× 100", "no"]

@@ -373,6 +373,11 @@ class Augmentation:
             images = flip(images, rng)
         return cutout(normalise(images, mean, std), self.cutout, rng)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing random happens."""
+        return not (self.policy or self.padding or self.flip or self.cutout)
+
     def plain(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Only what test images undergo too: the size and the normalisation."""
         return normalise(resize(images, self.size), mean, std)

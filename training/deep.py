@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bpflat.arguments import check_device, check_scalar
 from bpflat.storage import atomic_write
-from training.augment import read_policy
+from training.augment import Augmentation, read_policy
 from training.checkpoints import require_same
+from training.deep_flatness import FlatnessPlan, as_history
 from training.deep_results import DeepRun, write_csv
 from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, load_state, save_state, train
 from training.images import load_images
@@ -35,6 +37,9 @@ def run(
     policies: Path | str | None = None,
     evaluate_every: int = 1,
     bfloat16: bool = False,
+    augment: bool = True,
+    gamma_scale: float = 1.0,
+    flatness: FlatnessPlan | None = None,
     device: str = "cpu",
     checkpoint_every: float = 60.0,
     progress: Callable[[DeepReport], None] = lambda report: None,
@@ -63,6 +68,13 @@ def run(
         Epochs between evaluations of the test error.
     bfloat16 : bool
         Autocast to bfloat16.
+    augment : bool
+        False trains on the images as they are, only resized and normalised.
+    gamma_scale : float
+        Multiplies γ of all epochs.  Replicas are pulled together by ``Σ η γ`` over the steps of a run: one with fewer
+        steps than the recipe's needs as many times the γ for the same pull.
+    flatness : FlatnessPlan, optional
+        Measure the local energy of the centre along the training; it changes nothing else.
     device : str
     checkpoint_every : float
         Seconds between checkpoints, which are written after an epoch.
@@ -84,10 +96,10 @@ def run(
         raise ValueError(f"evaluate-every must be at least 1; got {evaluate_every}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0; got {seed}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no GPU here; use --device cpu")
+    gamma_scale = check_scalar("gamma-scale", gamma_scale, above=0)
+    check_device(device)
     policy = None if policies is None else (() if str(policies) == "none" else read_policy(policies))
-    augmentation = recipe.augmentation(policy)
+    augmentation = recipe.augmentation(policy) if augment else Augmentation(size=recipe.size, flip=False)
     epochs = max(1, round(recipe.epochs * epochs_scale))
     configuration = {
         "recipe": as_plain(recipe),
@@ -99,6 +111,13 @@ def run(
         "evaluate_every": evaluate_every,
         "bfloat16": bfloat16,
     }
+    # Named only where they are used: runs of before these options stay what they are.
+    if not augment:
+        configuration["augment"] = False
+    if gamma_scale != 1:
+        configuration["gamma_scale"] = gamma_scale
+    if flatness is not None:
+        configuration["flatness"] = dataclasses.asdict(flatness)
     base = Path(out) / f"{recipe.name}-seed{seed}"
     result, checkpoint = base.with_name(base.name + ".npz"), base.with_name(base.name + ".checkpoint.pt")
     if result.exists():
@@ -111,6 +130,7 @@ def run(
             f"n-train must be at least the {recipe.batch} of one minibatch; got {len(images.train_labels)}"
         )
     state = begin(recipe, images.classes, seed, device)
+    state.gamma_scale = gamma_scale
     if checkpoint.exists():
         load_state(checkpoint, configuration, state)
     saved_at = time.monotonic()
@@ -133,6 +153,7 @@ def run(
             seed=seed,
             evaluate_every=evaluate_every,
             bfloat16=bfloat16,
+            flatness=flatness,
             after_epoch=after_epoch,
         )
     except FloatingPointError as error:
@@ -159,12 +180,13 @@ def run(
         test_loss=test_loss,
         test_error=test_error,
         n_parameters=sum(p.numel() for p in state.models[0].parameters()),
-        gamma0=state.gamma0,
+        gamma0=gamma_scale * state.gamma0,
         curves=np.array([dataclasses.astuple(row) for row in state.curves]),
         configuration=configuration,
         device=device if device == "cpu" else torch.cuda.get_device_name(device),
         versions=library_versions(),
         git_revision=git_revision(),
+        flatness=None if flatness is None else as_history(state.flatness, flatness),
     )
     done.save(result)
     checkpoint.unlink(missing_ok=True)
@@ -188,11 +210,36 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="another network than the recipe's, such as resnet18-imagenet-stem")
     p.add_argument("--policies", metavar="FILE", help='sub-policies of Fast AutoAugment (JSON), or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
+    p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
+    p.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ, for runs of fewer steps (default: 1)")
+    add_flatness_options(p)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
     p.add_argument("--threads", type=int, help="of torch on the CPU")
     return p
+
+
+def add_flatness_options(p: argparse.ArgumentParser) -> None:
+    """Options that `flatness_plan` reads."""
+    p.add_argument("--flatness-every", type=int, metavar="EPOCHS", help="measure the local energy this often")
+    p.add_argument("--flatness-sigmas", type=float, nargs="+", metavar="σ", default=FlatnessPlan.sigmas)
+    p.add_argument(
+        "--flatness-samples", type=int, default=FlatnessPlan.n_samples, help="draws at each σ (default: 100)"
+    )
+    p.add_argument("--flatness-subset", type=int, help="training images that each draw sees (default: all)")
+
+
+def flatness_plan(arguments: argparse.Namespace) -> FlatnessPlan | None:
+    """What the command line asks for; None without --flatness-every."""
+    if arguments.flatness_every is None:
+        return None
+    return FlatnessPlan(
+        every=arguments.flatness_every,
+        sigmas=tuple(arguments.flatness_sigmas),
+        n_samples=arguments.flatness_samples,
+        subset=arguments.flatness_subset,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -215,6 +262,9 @@ def main(argv: list[str] | None = None) -> int:
             policies=arguments.policies,
             evaluate_every=arguments.evaluate_every,
             bfloat16=arguments.bfloat16,
+            augment=not arguments.no_augmentation,
+            gamma_scale=arguments.gamma_scale,
+            flatness=flatness_plan(arguments),
             device=arguments.device,
             checkpoint_every=arguments.checkpoint_every,
             progress=status_line,

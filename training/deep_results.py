@@ -50,6 +50,34 @@ class EpochMetrics:
     images_per_second: float
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlatnessHistory:
+    """Local energy of the centre w̄ or w at some epochs of a run (Figs. 3 and 5).
+
+    Attributes
+    ----------
+    epoch : ndarray of int, shape (E,)
+        Epochs done when it was measured; rising.
+    sigma : ndarray, shape (S,)
+        Noise amplitudes σ.
+    delta_error, std_error : ndarray, shape (E, S)
+        δE (eq. 4) on training images, augmented as in training (B.2), and its standard error over the draws.
+    train_loss, train_error, test_error : ndarray, shape (E,)
+        Of the unperturbed centre on images that are not augmented; errors are fractions.
+    n_samples : int
+        Draws at each σ.
+    """
+
+    epoch: NDArray[np.int64]
+    sigma: NDArray[np.float64]
+    delta_error: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    train_loss: NDArray[np.float64]
+    train_error: NDArray[np.float64]
+    test_error: NDArray[np.float64]
+    n_samples: int
+
+
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 
 
@@ -91,6 +119,8 @@ class DeepRun:
     device : str
     versions : dict
     git_revision : str
+    flatness : FlatnessHistory, optional
+        Where it was asked for.
     """
 
     row: str
@@ -111,6 +141,7 @@ class DeepRun:
     device: str
     versions: dict
     git_revision: str
+    flatness: FlatnessHistory | None = None
 
     def curve(self, name: str) -> NDArray[np.float64]:
         """One column of the curves, by its name in `METRICS`."""
@@ -118,19 +149,21 @@ class DeepRun:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = {name: getattr(self, name) for name in _FIELDS}
         for name in _JSON:
             fields[name] = json.dumps(fields[name])
+        if self.flatness is not None:
+            fields |= {_PREFIX + name: getattr(self.flatness, name) for name in _FLATNESS_FIELDS}
         save_npz(path, KIND, **fields)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> DeepRun:
         """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        names = tuple(field.name for field in dataclasses.fields(cls))
-        arrays = load_npz(path, KIND, names)
-        fields = {name: arrays[name].item() if arrays[name].ndim == 0 else arrays[name] for name in names}
-        for name in _JSON:
-            fields[name] = json.loads(fields[name])
+        arrays = load_npz(path, KIND, _FIELDS)
+        arrays = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+        fields = {name: arrays[name] for name in _FIELDS} | {name: json.loads(arrays[name]) for name in _JSON}
+        if _PREFIX + "epoch" in arrays:
+            fields["flatness"] = FlatnessHistory(**{name: arrays[_PREFIX + name] for name in _FLATNESS_FIELDS})
         return cls(**fields)
 
     def summary(self) -> str:
@@ -142,3 +175,6 @@ class DeepRun:
 
 
 _JSON = ("configuration", "versions")
+_PREFIX = "flatness_"
+_FIELDS = tuple(field.name for field in dataclasses.fields(DeepRun) if field.name != "flatness")
+_FLATNESS_FIELDS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))

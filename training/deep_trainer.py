@@ -24,6 +24,7 @@ from bpflat.optim import EntropySGD, ReplicatedSGD, batchnorm_statistics
 from bpflat.storage import atomic_write
 from training.augment import Augmentation
 from training.checkpoints import require_same
+from training.deep_flatness import FlatnessPlan, FlatnessPoint, measure_flatness
 from training.deep_results import EpochMetrics
 from training.images import Images
 from training.models import make_model
@@ -36,14 +37,16 @@ STATISTICS_IMAGES = 10_000  # training images that statistics of BatchNorm are r
 
 @dataclasses.dataclass
 class State:
-    """A training between two epochs: its networks, optimizer, first γ (NaN until it is known) and curves."""
+    """A training between two epochs: its networks, optimizer, first γ (NaN until known) and its factor, curves."""
 
     recipe: Recipe
     models: list[nn.Module]
     optimizer: Optimizer
     gamma0: float
+    gamma_scale: float = 1.0
     epoch: int = 0
     curves: list[EpochMetrics] = dataclasses.field(default_factory=list)
+    flatness: list[FlatnessPoint] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,7 @@ def describe(report: DeepReport, epochs_per_second: float) -> str:
 
 
 def begin(recipe: Recipe, classes: int, seed: int, device: torch.device | str) -> State:
-    """Networks with weights of their own, initialised from (seed, replica), and their optimizer."""
+    """Return networks with weights of their own, initialised from (seed, replica), and their optimizer."""
     models = []
     for a in range(recipe.y):
         torch.manual_seed(int(sequence(seed, 1, a).generate_state(1, np.uint64)[0] >> 1))
@@ -108,6 +111,7 @@ def train(
     seed: int,
     evaluate_every: int = 1,
     bfloat16: bool = False,
+    flatness: FlatnessPlan | None = None,
     after_epoch: Callable[[State], None] = lambda state: None,
 ) -> None:
     """Train `state`, in place, up to `epochs`; all schedules of its recipe are stretched to that many.
@@ -124,6 +128,8 @@ def train(
         Epochs between two evaluations of the test error; the last epoch is always evaluated.
     bfloat16 : bool
         Autocast forward passes to bfloat16.
+    flatness : FlatnessPlan, optional
+        Measure the local energy of the centre along the way.
     after_epoch : callable
         Called with the state after every epoch.
 
@@ -145,9 +151,14 @@ def train(
         passes = metrics.passes * (state.epoch + 1)  # those of one epoch until here
         state.epoch += 1
         test_loss = test_error = math.nan
-        if state.epoch % evaluate_every == 0 or state.epoch == epochs:
+        is_measured = flatness is not None and flatness.is_due(state.epoch, epochs)
+        if state.epoch % evaluate_every == 0 or state.epoch == epochs or is_measured:
             with centre(state, images, augmentation) as model:
                 test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
+                if is_measured:
+                    train = evaluate(model, images.train_images, images.train_labels, images, augmentation)
+                    profile = measure_flatness(model, images, augmentation, flatness, seed=seed, epoch=state.epoch)
+                    state.flatness.append(FlatnessPoint(state.epoch, *profile, *train, test_error))
         state.curves.append(
             dataclasses.replace(
                 metrics,
@@ -188,7 +199,7 @@ def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs:
         if recipe.algorithm != "sgd":
             if balancing and recipe.algorithm == "rsgd":  # at the initial weights
                 state.gamma0, balancing = optimizer.balanced_gamma(losses), False
-            gamma = 0.0 if balancing else recipe.focusing(state.gamma0)(tau)
+            gamma = 0.0 if balancing else state.gamma_scale * recipe.focusing(state.gamma0)(tau)
             optimizer.gamma = gamma
         if recipe.algorithm == "rsgd":
             optimizer.K = recipe.interval(tau)
@@ -266,6 +277,7 @@ def save_state(path: str | os.PathLike, configuration: dict, state: State) -> No
         "epoch": state.epoch,
         "gamma0": state.gamma0,
         "curves": [dataclasses.asdict(row) for row in state.curves],
+        "flatness": [dataclasses.asdict(point) for point in state.flatness],
         "models": [model.state_dict() for model in state.models],
         "optimizer": state.optimizer.state_dict(),
     }
@@ -295,3 +307,4 @@ def load_state(path: str | os.PathLike, configuration: dict, state: State) -> No
     state.optimizer.load_state_dict(saved["optimizer"])
     state.epoch, state.gamma0 = saved["epoch"], saved["gamma0"]
     state.curves = [EpochMetrics(**row) for row in saved["curves"]]
+    state.flatness = [FlatnessPoint(**point) for point in saved["flatness"]]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat import committee
-from bpflat.arguments import check_labels, check_patterns
+from bpflat.arguments import check_device, check_labels, check_patterns
 from training.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
 from training.ensemble import Ensemble, Problem
 from training.loss import pattern_loss, stability
@@ -268,15 +268,6 @@ def mean_loss(weights: NDArray, patterns: NDArray, labels: NDArray, scales: Scal
     hidden = committee.preactivations(weights.astype(np.float64), patterns)
     z = torch.from_numpy(2 * scales.beta * labels * hidden.T)
     return float(pattern_loss(stability(z[None]), scales.omega).mean())
-
-
-def check_device(device: str) -> torch.device:
-    """Return the torch device, or raise a ValueError that says what to do."""
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device must be 'cpu' or 'cuda'; got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but torch finds no CUDA device here; use device='cpu'")
-    return torch.device(device)
 
 
 def _check_restarts(restarts: int | Sequence[int]) -> list[int]:

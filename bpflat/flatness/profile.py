@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
-from bpflat.arguments import check_count, check_grid, check_scalar, check_seed, stream
+from bpflat.arguments import check_count, check_device, check_grid, check_scalar, check_seed, stream
 from bpflat.energy import LocalEnergyProfile, check_n_samples
 from bpflat.flatness.evaluation import PRECISIONS, Augmentation, Evaluation
 from bpflat.flatness.patterns import Data, Patterns
@@ -158,7 +158,7 @@ def local_energy(
     model = unwrap(model)
     check_parameters(model)
     chosen = choose(model, parameters)
-    device = _check_device(next(iter(chosen.values())).device if device is None else device)
+    device = check_device(next(iter(chosen.values())).device if device is None else device)
     processes = _Processes.of(split, device)
     seed = processes.same_seed(seed)
 
@@ -218,17 +218,6 @@ def _check_subset(subset: int | None, patterns: Patterns, batch_norm: str) -> in
     if subset > n_patterns:
         raise ValueError(f"subset is {subset}, but there are {n_patterns} patterns")
     return subset if subset < n_patterns else None
-
-
-def _check_device(device: str | torch.device) -> torch.device:
-    """The device, which is there, or a ValueError."""
-    try:
-        if (found := torch.empty(0, device=device).device).type != "meta":
-            return found
-        reason = "it holds no numbers"
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as the backends please
-        reason = str(error).splitlines()[0]
-    raise ValueError(f"device {str(device)!r} cannot be used: {reason}")
 
 
 def _mean_and_error(rises: NDArray, antithetic: bool) -> tuple[NDArray, NDArray]:
