@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -12,16 +12,16 @@ from joblib import Parallel, delayed, parallel_config
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from bpflat.arguments import check_grid, check_problem, spawn_streams
+from bpflat.arguments import check_device, check_grid, check_problem, spawn_streams
 from bpflat.bp import Point, make_nodes, solve_edges, solve_nodes
 from bpflat.committee import fingerprint, preactivations, vote
+from bpflat.continuation import STRIDE, along_deltas, along_distances, run, run_together
 from bpflat.ep import solve_ep
 from bpflat.mcmc import sample_log_z
 from bpflat.storage import load_result, save_result
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
-_FIRST, _STRIDE, _FINEST = 1e-3, 4.0, 1.02  # largest Δ to begin at; longest and shortest factor between two Δ
-_DISTANCE_STEPS = 25
+_CPU_BYTES = 2 << 30  # most that references that are solved together take
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def local_entropy(
     n_samples: int = 4000,
     n_chains: int = 4,
     n_jobs: int = 1,
+    device: str | None = None,
     progress: bool = False,
 ) -> LocalEntropyCurve:
     """Measure the normalised local entropy Φ_LE(w, d) (eq. 3).
@@ -141,6 +142,9 @@ def local_entropy(
     n_jobs : int
         Worker processes over the references, as in joblib (-1: one a core); for "mcmc" with one reference,
         over its chains.  Results agree to rounding.
+    device : str, optional
+        For "bp" and "ep": solve all references together through torch, on "cuda" or "cpu", in this process (see
+        `bpflat.batch`); the results are the same to the square of `tolerance`.  For tens of references and more.
     progress : bool
         Show a bar over the references on stderr.
 
@@ -155,8 +159,8 @@ def local_entropy(
     ------
     ValueError
         Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
-        without weights, Δ or d that are not positive and rising or both of them, an unknown method, β ≤ 0, or errors
-        and β with "bp-edge".
+        without weights, Δ or d that are not positive and rising or both of them, an unknown method, β ≤ 0, errors
+        and β with "bp-edge", a device that is not there, or one for a method that does not use it.
 
     References
     ----------
@@ -175,6 +179,10 @@ def local_entropy(
             "n_samples must be at least 100 and n_chains at least 2, for a standard error; "
             f"they are {n_samples} and {n_chains}"
         )
+    if device is not None:
+        if method not in ("bp", "ep"):
+            raise ValueError(f"device is for the methods 'bp' and 'ep', not {method!r}; leave it out")
+        device = str(check_device(device))
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     weights, patterns, labels = check_problem(weights, patterns, labels)
@@ -191,19 +199,22 @@ def local_entropy(
             f"{np.flatnonzero(errors)[0]}), which messages on edges cannot allow; use another method"
         )
     if distances is not None:
-        grid, follow = check_grid("distances", distances), _along_distances
+        grid, follow = check_grid("distances", distances), along_distances
     else:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas)
-        follow = _along_deltas
-    common = {"method": method, "tolerance": tolerance, "beta": beta, "n_samples": n_samples, "n_chains": n_chains}
-    inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
-    with parallel_config("loky", inner_max_num_threads=1):
-        curves = Parallel(n_jobs=outer, return_as="generator")(
-            delayed(_curve)(w, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **common)
-            for w, stream in zip(references, spawn_streams(seed, len(references)), strict=True)
-        )
-        bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
-        points = [list(curve) for curve in bar]
+        follow = along_deltas
+    common = {"method": method, "tolerance": tolerance, "beta": beta}
+    with tqdm(total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress) as bar:
+        if device is not None:
+            n_errors = np.rint(errors * len(labels)).astype(np.int64)
+            options = common | {"n_errors": n_errors, "device": device, "bar": bar}
+            points = list(_curves_together(references, patterns, labels, grid, follow, **options))
+        else:
+            common |= {"n_samples": n_samples, "n_chains": n_chains}
+            points = []
+            for curve in _curves_apart(references, patterns, labels, grid, follow, seed=seed, n_jobs=n_jobs, **common):
+                points.append(curve)
+                bar.update()
     shape = (*weights.shape[:-2], len(grid))
 
     def collect(value: Callable, dtype=np.float64):
@@ -227,7 +238,14 @@ def local_entropy(
     )
 
 
-Solve = Callable[..., Point]  # (Δ, start=None) → fixed point
+def _curves_apart(references, patterns, labels, grid, follow, *, seed, n_jobs, **options) -> Iterator[list[Point]]:
+    """All points of each of the references (R, K, N), over processes."""
+    inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
+    with parallel_config("loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=outer, return_as="generator")(
+            delayed(_curve)(w, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **options)
+            for w, stream in zip(references, spawn_streams(seed, len(references)), strict=True)
+        )
 
 
 def _curve(
@@ -236,8 +254,7 @@ def _curve(
     """All points of one reference (K, N)."""
     if method == "bp-edge":
         # finest = _STRIDE: what failed was too slow, and would be again
-        reach = partial(_reach, partial(solve_edges, weights, patterns, labels, tolerance=tolerance), finest=_STRIDE)
-        return [replace(point, messages=()) for point in follow(reach, grid)]
+        return run(follow(grid, finest=STRIDE), partial(solve_edges, weights, patterns, labels, tolerance=tolerance))
     nodes = make_nodes(weights, patterns)
     options = {"n_errors": np.count_nonzero(vote(nodes.hidden) != labels), "beta": beta}
     pre_activations = nodes.hidden, nodes.gram, labels, nodes.n_inputs
@@ -246,64 +263,42 @@ def _curve(
     else:
         solve = partial(solve_ep, *pre_activations, tolerance=tolerance, **options)
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
-        deltas = grid if follow is _along_deltas else [p.delta for p in follow(partial(_reach, solve), grid)]
+        deltas = grid if follow is along_deltas else [p.delta for p in run(follow(grid), solve)]
         options |= {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
         streams = spawn_streams(seed, len(deltas))
         return [sample_log_z(*pre_activations, d, seed=s, **options) for d, s in zip(deltas, streams, strict=True)]
-    return [replace(point, messages=()) for point in follow(partial(_reach, solve), grid)]
+    return run(follow(grid), solve)
 
 
-def _along_deltas(reach: Callable, deltas: Iterable[float]) -> Iterator[Point]:
-    """Solve at each Δ, starting from the last one that converged."""
-    start = None
-    for delta in deltas:
-        point = reach(delta, start)
-        start = point if point.converged else start
-        yield point
+def _curves_together(references, patterns, labels, grid, follow, *, method, tolerance, beta, n_errors, device, bar):
+    """All points of R references (R, K, N), in families that fit the device: lists in the order of the references."""
+    import torch
+
+    from bpflat.batch import make_family, solve_family
+
+    size = max(1, _room(torch.device(device)) // _bytes_of(method, *references.shape[1:], *patterns.shape))
+    for start in range(0, len(references), size):
+        some = slice(start, start + size)
+        family = make_family(
+            method, references[some], patterns, labels, n_errors=n_errors[some], beta=beta, device=device
+        )
+
+        def solve(rows, deltas, starts, family=family):
+            rows = torch.tensor(rows, device=device)
+            return solve_family(family.take(rows), deltas, starts, tolerance=tolerance)
+
+        for curve in run_together([follow(grid) for _ in family.hidden], solve):
+            bar.update()
+            yield curve
 
 
-def _along_distances(reach: Callable, distances: Iterable[float], precision: float = 1e-10) -> Iterator[Point]:
-    """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
-    start = None
-    for distance in distances:
-        delta = 2 * distance / (1 + start.excess if start else 1)
-        previous, slope, n_iter = None, 1.0, 0
-        for _ in range(_DISTANCE_STEPS):
-            point = reach(delta, start)
-            n_iter += point.n_iter
-            miss = np.log(distance / point.distance) if point.converged else np.nan
-            if not abs(miss) > precision:
-                break
-            if previous is not None and point.delta != previous.delta:
-                slope = np.log(point.distance / previous.distance) / np.log(point.delta / previous.delta)
-            start = previous = point
-            delta = point.delta * np.exp(miss / slope)
-        point = replace(point, n_iter=n_iter, converged=bool(abs(miss) <= precision))
-        start = point if point.converged else start
-        yield point
+def _room(device) -> int:
+    """Bytes that a family may take on a device."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_BYTES
 
 
-def _reach(solve: Solve, delta: float, start: Point | None, finest: float = _FINEST) -> Point:
-    """Follow the fixed points from `start`, or from a small Δ, up to Δ.
-
-    Beyond Δ of about 1 the equations can have several solutions; the one meant is that which grows out of the
-    reference, so no step is longer than a factor `_STRIDE`, also where a longer one would converge.  A step that
-    fails is shortened, down to the factor `finest`.
-    """
-    n_iter, stride, point = 0, _STRIDE, start
-    if point is None:
-        for first in min(delta, _FIRST) * 10.0 ** -np.arange(4):
-            point = solve(first)
-            n_iter += point.n_iter
-            if point.converged:
-                break
-    while point.converged and point.delta != delta:
-        trial = solve(min(delta, stride * point.delta), start=point)
-        n_iter += trial.n_iter
-        if trial.converged:
-            point, stride = trial, _STRIDE
-        elif stride >= finest**2:
-            stride **= 0.5
-        else:
-            point = replace(trial, delta=delta)
-    return replace(point, delta=delta, n_iter=n_iter)
+def _bytes_of(method: str, n_hidden: int, n_inputs: int, n_patterns: int, _: int) -> int:
+    """About the most that one reference takes in a family: matrices (K, P, P), and a Krylov space for BP and EP."""
+    return n_hidden * n_patterns * ({"bp": 12, "ep": 80}[method] * n_patterns + 1500)

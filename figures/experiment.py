@@ -111,7 +111,7 @@ def collect(
     n_ep : int
         Restarts of each whose local entropy is measured by expectation propagation too.
     device : str
-        "cpu" or "cuda", for training.
+        "cpu" or "cuda".
     n_jobs, scheduler, chunk
         Who does the work, and how many restarts are a task; see `training.sweep.run_all`.
 
@@ -138,7 +138,7 @@ def collect(
             raise ValueError(
                 f"{one.protocol.name}: no restart reached zero training errors; train longer or leave the protocol out"
             )
-    return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler)
+    return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler, device=device)
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
@@ -147,7 +147,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m figures.{name}", description=experiment.description)
     parser.add_argument("--preset", choices=presets, default=next(iter(presets)), help="how much of the paper is run")
     parser.add_argument("--results", type=Path, help=f"folder of results and pictures (default: runs/{name}-PRESET)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for training")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument(
         "--drop-weights", action="store_true", help="keep no weights once everything is measured: small files to share"
     )

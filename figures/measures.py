@@ -50,7 +50,13 @@ class Series:
 
 
 def measure(
-    minima: Sequence[TrainedMinima], folder: Path, *, n_ep: int = 0, n_jobs: int = -1, scheduler: str | None = None
+    minima: Sequence[TrainedMinima],
+    folder: Path,
+    *,
+    n_ep: int = 0,
+    n_jobs: int = -1,
+    scheduler: str | None = None,
+    device: str = "cpu",
 ) -> list[Series]:
     """Read the measures of the minima of every protocol from `folder`, or compute and store them there.
 
@@ -64,6 +70,8 @@ def measure(
         Restarts of each protocol that are measured by expectation propagation too.
     n_jobs, scheduler
         Who computes the curves, see `training.workers.carry_out`.
+    device : str
+        On a GPU all minima of a protocol are one task.
 
     Raises
     ------
@@ -74,7 +82,7 @@ def measure(
     OSError
         When `folder` cannot be written.
     """
-    share = partial(_entropies, minima, folder, n_jobs=n_jobs, scheduler=scheduler)
+    share = partial(_entropies, minima, folder, n_jobs=n_jobs, scheduler=scheduler, device=device)
     entropies = share("entropy", DISTANCES)
     by_ep = share("entropy-ep", DISTANCES_EP, method="ep", most=n_ep) if n_ep else [None] * len(minima)
     return [
@@ -104,8 +112,11 @@ def _entropies(
     most: int | None = None,
     n_jobs: int,
     scheduler: str | None,
+    device: str,
 ) -> list[LocalEntropyCurve | None]:
     """Φ around the (first `most`) solutions of every protocol, a few references a task; None where there are none."""
+    on_cpu = device == "cpu"
+    options = {"distances": distances, "method": method, "device": None if on_cpu else device}
     chosen = [np.flatnonzero(one.train_error == 0)[:most] for one in minima]
     paths = [folder / f"{one.protocol.name}-{what}.npz" for one in minima]
     tasks, parts = [], {}
@@ -114,15 +125,16 @@ def _entropies(
             continue
         weights = _weights(one)[solved]
         parts[path] = []
-        for first in range(0, len(weights), REFERENCES):
-            some = weights[first : first + REFERENCES]
+        size = REFERENCES if on_cpu else len(weights)
+        for first in range(0, len(weights), size):
+            some = weights[first : first + size]
             last = first + len(some) - 1
             parts[path].append(part_path(path, first, last))
             if read(parts[path][-1], LocalEntropyCurve, one.reference[solved[first : last + 1]]) is None:
                 restarts = one.restart[solved[[first, last]]]
                 label = f"{one.protocol.name}, Φ of restarts {restarts[0]} to {restarts[1]}"
-                tasks.append(Task(parts[path][-1], label, partial(_curves, some, one.data, distances, method)))
-    for _ in carry_out(tasks, n_jobs=n_jobs, scheduler=scheduler, bar=f"Φ by {method}"):
+                tasks.append(Task(parts[path][-1], label, partial(_curves, some, one.data, **options)))
+    for _ in carry_out(tasks, n_jobs=n_jobs if on_cpu else 1, scheduler=scheduler, bar=f"Φ by {method}"):
         pass
     for path, its in parts.items():
         _joined([LocalEntropyCurve.load(part) for part in its]).save(path)
@@ -138,8 +150,8 @@ def _weights(minima: TrainedMinima) -> NDArray[np.float64]:
     return minima.weights.astype(np.float64)
 
 
-def _curves(weights: NDArray, data: dict, distances: NDArray, method: str) -> LocalEntropyCurve:
-    return bpflat.local_entropy(weights, *problem_of(data), distances=distances, method=method)
+def _curves(weights: NDArray, data: dict, **options) -> LocalEntropyCurve:
+    return bpflat.local_entropy(weights, *problem_of(data), **options)
 
 
 def _joined(curves: Sequence[LocalEntropyCurve]) -> LocalEntropyCurve:

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from bpflat.bp import make_nodes, output_node, solve_edges, solve_nodes
 from bpflat.bp.nodes import BinaryNodes, RealNodes
-from bpflat.entropy import _along_distances, _reach
+from bpflat.continuation import along_distances, run
 from tests import naive
 
 
@@ -216,7 +216,7 @@ class TestPhysics:
     def test_around_the_teacher(self, alpha, expected):
         """Local entropy at D = 2d; one instance at N = 2000 scatters by about 3 %."""
         weights, patterns, labels = random_instance(2000, 1, int(alpha * 2000), seed=2)
-        reach = partial(_reach, partial(solve_nodes, make_nodes(weights, patterns), labels))
-        points = list(_along_distances(reach, [d / 2 for d in expected], precision=1e-3))
+        solve = partial(solve_nodes, make_nodes(weights, patterns), labels)
+        points = run(along_distances([d / 2 for d in expected], precision=1e-3), solve)
         assert_allclose([2 * p.distance for p in points], list(expected), rtol=1e-3)
         assert_allclose([p.phi for p in points], list(expected.values()), rtol=0.08)

@@ -1,0 +1,51 @@
+"""Belief and expectation propagation around many references at once, through torch, on a CPU or a GPU.
+
+All references share their patterns, so that one product with the Gram matrix serves them all, and none waits for Python
+alone.  What is computed is what `bpflat.bp.solve_nodes` and `bpflat.ep.solve_ep` compute for one reference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bpflat.batch.bp import BinaryBP, RealBP
+from bpflat.batch.ep import FullEP
+from bpflat.batch.family import Family
+from bpflat.batch.newton import solve_family
+
+__all__ = ["Family", "make_family", "solve_family"]
+
+
+def make_family(
+    method: str,
+    weights: NDArray[np.float64],
+    patterns: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    *,
+    n_errors: NDArray[np.int64],
+    beta: float | None = None,
+    device: torch.device | str = "cpu",
+) -> Family:
+    """Put R references and their patterns on a device, for `solve_family`.
+
+    Parameters
+    ----------
+    method : {"bp", "ep"}
+    weights : ndarray, shape (R, K, N)
+        K odd.
+    patterns : ndarray, shape (P, N)
+        Any real inputs; fastest for ±1.
+    labels : ndarray, shape (P,)
+        ±1.
+    n_errors : ndarray of int, shape (R,)
+        Training errors that each reference makes and its solutions may make (see `bpflat.bp.errors`).
+    beta : float, optional
+        Cost of an error, instead of the one that balances `n_errors`.
+    device : torch.device or str
+        It must know float64.
+    """
+    belief_propagation = BinaryBP if np.all(np.abs(patterns) == 1) else RealBP
+    kind = {"bp": belief_propagation, "ep": FullEP}[method]
+    return kind.of(weights, patterns, labels, n_errors=n_errors, beta=beta, device=device)

@@ -1,0 +1,93 @@
+"""The output nodes of many references at once: `bpflat.bp.output_node` and `bpflat.bp.errors` on tensors (R, K, P)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from bpflat.bp.errors import balance
+from bpflat.bp.kernels import _SAFE, output_node
+
+
+class Outputs(NamedTuple):
+    """Derivatives g, Γ (R, K, P), log Z_μ (R, P), the cost β (R,) and the mean number of errors (R,)."""
+
+    g: Tensor
+    curvature: Tensor
+    log_z: Tensor
+    beta: Tensor
+    errors: Tensor
+
+
+def output_nodes(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """g, Γ (R, K, P) and log Z (R, P) from cavity means ω and variances V > 0 (R, K, P) and labels ±1 (P,).
+
+    Numbers of agreements j are summed unit by unit from both ends, as in `bpflat.bp.kernels`; from the last unit
+    backwards it is disagreements that are counted, so that both run the same way.  Patterns whose Z might underflow,
+    which are rare, go through the compiled kernel.
+    """
+    n_hidden = omega.shape[1]
+    m = (n_hidden + 1) // 2
+    root = variance.sqrt()
+    y = labels * omega / root
+    p, q = (0.5 * torch.special.erfc(s * math.sqrt(0.5) * y) for s in (-1, 1))
+    agree = _count(p, q, range(n_hidden))
+    disagree = _count(q, p, range(n_hidden - 1, -1, -1))
+    success, fail = agree[-1][m:].sum(0), agree[-1][:m].sum(0)
+    density = torch.exp(-0.5 * y * y - 0.5 * math.log(2 * math.pi))
+    ratio = torch.empty_like(y)
+    for k in range(n_hidden):
+        # of the others m - 1 agree: j before k, and of the n_hidden - 1 - k after k all but m - 1 - k + j
+        before, after = agree[k], disagree[n_hidden - 1 - k]
+        low, high = max(0, k + 1 - m), min(k, m - 1) + 1
+        ratio[:, k] = (before[low:high] * after[m - 1 - k + low : m - 1 - k + high]).sum(0)
+    ratio *= density / success[:, None]
+    # the smaller of the two tails is the one known to full relative precision
+    log_z = torch.where(fail < success, torch.log1p(-fail), success.log())
+    hard = (p > _SAFE).sum(dim=1) < m if n_hidden < 50 else torch.ones_like(success, dtype=torch.bool)
+    if hard.any():
+        hard_y = y.movedim(1, -1)[hard].cpu().numpy()
+        ratios, _, logs = output_node(hard_y, np.ones(hard_y.shape), np.ones(len(hard_y)))
+        ratio.movedim(1, -1)[hard] = torch.from_numpy(ratios).to(y)
+        log_z[hard] = torch.from_numpy(logs).to(y)
+    return labels * ratio / root, ratio * (ratio + y) / variance, log_z
+
+
+def _count(p: Tensor, q: Tensor, units) -> list[Tensor]:
+    """Distributions (k + 1, R, P) of how many of the first k `units` say yes, for k = 0, 1, ..., K; p + q = 1."""
+    counts = [torch.ones_like(p[:, 0])[None]]
+    for unit in units:
+        before = counts[-1]
+        after = torch.empty(len(before) + 1, *before.shape[1:], dtype=p.dtype, device=p.device)
+        torch.mul(before, q[:, unit], out=after[:-1])
+        torch.mul(before[-1], p[:, unit], out=after[-1])
+        after[1:-1].addcmul_(before[:-1], p[:, unit])
+        counts.append(after)
+    return counts
+
+
+def tolerant_output_nodes(
+    omega: Tensor, variance: Tensor, labels: Tensor, n_errors: np.ndarray, beta: float | None
+) -> Outputs:
+    """`output_nodes` that allow errors: β balanced for n_errors (R,), infinite where that is 0, or given."""
+    g, curvature, log_z = output_nodes(omega, variance, labels)
+    hard = torch.full((len(g),), torch.inf, dtype=g.dtype, device=g.device)
+    if beta == math.inf or (beta is None and not n_errors.any()):
+        return Outputs(g, curvature, log_z, hard, torch.zeros_like(hard))
+    odds = torch.log(torch.clamp(-torch.expm1(log_z), min=1e-300)) - log_z  # log((1 - Z)/Z)
+    if beta is not None:
+        log_softness = torch.full_like(hard, -beta)
+    else:
+        balanced = [balance(o, n) if n else -np.inf for o, n in zip(odds.cpu().numpy(), n_errors, strict=True)]
+        log_softness = torch.tensor(balanced, dtype=g.dtype, device=g.device)
+    # P(right | softened factor) = (1 - e^{-β}) Z/(Z + e^{-β}(1 - Z)) scales the slope of log Z
+    shifted = log_softness[:, None] + odds
+    weight = (-torch.expm1(log_softness)[:, None] * torch.sigmoid(-shifted))[:, None]
+    curvature = weight * curvature - weight * (1 - weight) * g * g
+    errors = torch.sigmoid(shifted).sum(dim=1)
+    return Outputs(weight * g, curvature, log_z - logsigmoid(-shifted), 0.0 - log_softness, errors)
