@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -337,10 +338,26 @@ def test_command_line(data, tmp_path, capsys):
     assert main([*command, "--n-train", "110"]) == 2  # the recipe's minibatch is 128
     assert "at least the 128" in capsys.readouterr().err
     assert main([*common, "--algorithm", "adam"]) == 2 and "Table 1 has" in capsys.readouterr().err
-    assert main(["resnet50-tiny-imagenet", "--out", str(tmp_path)]) == 2 and "--policies" in capsys.readouterr().err
+    assert main([*common, "--policies", str(data)]) == 2 and "no list of lists" in capsys.readouterr().err
     assert main(["smallconvnet-cifar10", "--data", str(tmp_path / "none.npz"), "--out", str(tmp_path)]) == 2
     assert "no file or folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_sub_policies_are_the_recipes_those_of_a_file_or_none(data, tmp_path):
+    pytest.importorskip("torchvision")
+    file = tmp_path / "policies.json"
+    file.write_text('[[["Invert", 1, 0]]]')
+    recipe = toy("baseline", policy="fast-autoaugment-imagenet")
+    results = {p: short(recipe, tmp_path / Path(str(p)).stem, data, epochs=1, policies=p) for p in (None, file, "none")}
+    assert len({r.curve("train_loss")[0] for r in results.values()}) == 3
+    plain = short(toy("baseline"), tmp_path / "plain", data, epochs=1)
+    assert_array_equal(stable(results["none"]), stable(plain))
+    assert results["none"].configuration == plain.configuration
+    with pytest.raises(ValueError, match="of another run: its policy"):
+        short(recipe, tmp_path / "None", data, epochs=1, policies=file)
+    with pytest.raises(ValueError, match=r"of another run: its recipe\.policy"):
+        short(recipe, tmp_path / "None", data, epochs=1, policies="none")
 
 
 def test_results_are_tables_too(data, tmp_path):

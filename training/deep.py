@@ -63,7 +63,7 @@ def run(
     n_train : int, optional
         Draw so many training images, the same for every seed.
     policies : Path or "none", optional
-        Sub-policies of Fast AutoAugment, for recipes that want those.
+        Sub-policies instead of the recipe's: a file that `training.augment.read_policy` reads; "none" to do without.
     evaluate_every : int
         Epochs between evaluations of the test error.
     bfloat16 : bool
@@ -98,7 +98,11 @@ def run(
         raise ValueError(f"seed must be at least 0; got {seed}")
     gamma_scale = check_scalar("gamma-scale", gamma_scale, above=0)
     check_device(device)
-    policy = None if policies is None else (() if str(policies) == "none" else read_policy(policies))
+    policy = None
+    if str(policies) == "none":
+        recipe = dataclasses.replace(recipe, policy="none")
+    elif policies is not None:
+        policy = read_policy(policies)
     augmentation = recipe.augmentation(policy) if augment else Augmentation(size=recipe.size, flip=False)
     epochs = max(1, round(recipe.epochs * epochs_scale))
     configuration = {
@@ -208,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules together (default: 1)")
     p.add_argument("--n-train", type=int, help="training images to draw (default: all)")
     p.add_argument("--model", help="another network than the recipe's, such as resnet18-imagenet-stem")
-    p.add_argument("--policies", metavar="FILE", help='sub-policies of Fast AutoAugment (JSON), or "none"')
+    p.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
     p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
     p.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ, for runs of fewer steps (default: 1)")
