@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from bpflat.optim import ReplicatedSGD
 from training import models
 from training.augment import Augmentation
 from training.deep import main, run
+from training.deep_events import TAGS
 from training.deep_flatness import FlatnessPlan
 from training.deep_results import METRICS, DeepRun, EpochMetrics
 from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
@@ -367,6 +369,53 @@ def test_results_are_tables_too(data, tmp_path):
     loaded = DeepRun.load(tmp_path / "resnet18-cifar10-esgd-seed0.npz")
     assert loaded.summary() == result.summary() and "2 epochs on 110 images" in loaded.summary()
     assert json.dumps(loaded.configuration) == json.dumps(result.configuration)
+
+
+def read_events(folder):
+    """Steps and values of every tag, as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: np.array([(e.step, e.value) for e in events.Scalars(tag)]).T for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("column", ["baseline", "rsgd"])
+def test_event_files_hold_the_curves_and_no_epoch_twice(column, data, tmp_path):
+    """The run is killed twice after epochs that no checkpoint has, first with none at all; those are trained again."""
+    interval = 1e9
+    for cut in (1, 2):
+
+        def stop(report, cut=cut):
+            if report.epoch == cut + 1:
+                raise RuntimeError("killed")
+
+        with pytest.raises(RuntimeError, match="killed"):
+            run_to_events(column, data, tmp_path, interval if cut == 1 else 0, stop)
+    folder = tmp_path / f"resnet18-cifar10-{column}-seed0.events"
+    assert read_events(folder)["loss/train"][0].tolist() == [1, 2, 3]
+    result = run_to_events(column, data, tmp_path, interval)
+    events = read_events(folder)
+    absent = {"schedule/gamma", "replicas/distance"} if column == "baseline" else set()
+    assert set(events) == set(TAGS) - absent
+    for tag, (steps, values) in events.items():
+        curve = result.curve(TAGS[tag])
+        assert_array_equal(steps, 1 + np.flatnonzero(np.isfinite(curve)))
+        if tag != "speed/images a second":
+            assert_array_equal(values.astype(np.float32), curve[np.isfinite(curve)].astype(np.float32))
+    assert events["error/test"][0].tolist() == [2, 4, 5]
+
+
+def run_to_events(column, data, out, checkpoint_every, progress=lambda report: None):
+    options = {"checkpoint_every": checkpoint_every, "tensorboard": True, "evaluate_every": 2, "progress": progress}
+    return short(toy(column), out, data, epochs=5, **options)
+
+
+def test_event_files_without_tensorboard(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install bpflat\[deep\]"):
+        short(toy("baseline"), tmp_path, data, tensorboard=True)
+    assert not list(tmp_path.iterdir())
+    assert short(toy("baseline"), tmp_path, data, epochs=1).epochs == 1
 
 
 def test_progress_line(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import sys
@@ -17,6 +18,7 @@ from bpflat.arguments import check_device, check_scalar
 from bpflat.storage import atomic_write
 from training.augment import Augmentation, read_policy
 from training.checkpoints import require_same
+from training.deep_events import event_writer
 from training.deep_flatness import FlatnessPlan, as_history
 from training.deep_results import DeepRun, write_csv
 from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, load_state, save_state, train
@@ -42,6 +44,7 @@ def run(
     flatness: FlatnessPlan | None = None,
     device: str = "cpu",
     checkpoint_every: float = 60.0,
+    tensorboard: bool = False,
     progress: Callable[[DeepReport], None] = lambda report: None,
 ) -> DeepRun:
     """Train by `recipe`, or read what a run of the same configuration has left in `out`.
@@ -78,6 +81,8 @@ def run(
     device : str
     checkpoint_every : float
         Seconds between checkpoints, which are written after an epoch.
+    tensorboard : bool
+        Write the curves as event files too, in the folder NAME-seedS.events.
     progress : callable
         Called after every epoch.
 
@@ -87,6 +92,8 @@ def run(
         Bad arguments or data; files in `out` that are damaged or of another configuration.
     OSError
         Missing data, or a folder that cannot be written.
+    ImportError
+        A package that is missing: torchvision for policies, tensorboard for event files.
     FloatingPointError
         When the loss is not finite any more; the message names the last good checkpoint.
     """
@@ -137,29 +144,35 @@ def run(
     state.gamma_scale = gamma_scale
     if checkpoint.exists():
         load_state(checkpoint, configuration, state)
+    if tensorboard:
+        events = event_writer(base.with_name(base.name + ".events"), state.epoch)
+    else:
+        events = contextlib.nullcontext(lambda metrics: None)
     saved_at = time.monotonic()
     saved = checkpoint.exists()
 
     def after_epoch(state: State) -> None:
         nonlocal saved_at, saved
         write_csv(base.with_name(base.name + ".csv"), state.curves)
+        add_events(state.curves[-1])
         if time.monotonic() - saved_at >= checkpoint_every:
             save_state(checkpoint, configuration, state)
             saved_at, saved = time.monotonic(), True
         progress(DeepReport(f"{recipe.name} seed {seed}", epochs, state.curves[-1]))
 
     try:
-        train(
-            state,
-            images,
-            augmentation,
-            epochs=epochs,
-            seed=seed,
-            evaluate_every=evaluate_every,
-            bfloat16=bfloat16,
-            flatness=flatness,
-            after_epoch=after_epoch,
-        )
+        with events as add_events:
+            train(
+                state,
+                images,
+                augmentation,
+                epochs=epochs,
+                seed=seed,
+                evaluate_every=evaluate_every,
+                bfloat16=bfloat16,
+                flatness=flatness,
+                after_epoch=after_epoch,
+            )
     except FloatingPointError as error:
         last = f"the last good checkpoint is {checkpoint}" if saved else "there is no checkpoint yet"
         raise FloatingPointError(f"{recipe.name}: {error}; {last}. Lower the learning rate") from error
@@ -220,6 +233,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
+    p.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard's event files too")
     p.add_argument("--threads", type=int, help="of torch on the CPU")
     return p
 
@@ -271,6 +285,7 @@ def main(argv: list[str] | None = None) -> int:
             flatness=flatness_plan(arguments),
             device=arguments.device,
             checkpoint_every=arguments.checkpoint_every,
+            tensorboard=arguments.tensorboard,
             progress=status_line,
         )
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
