@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from torch import nn
 from torch.nn import functional as F
 
 from bpflat.flatness import local_energy
 from bpflat.optim import ReplicatedSGD
+from tests.toy_deep import Tiny, coloured_images, read_events, short, stable, toy
 from training import models
 from training.augment import Augmentation
 from training.deep import main, run
@@ -23,23 +23,8 @@ from training.deep_results import METRICS, DeepRun, EpochMetrics
 from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
 from training.images import load_images
 from training.progress import StatusLine
-from training.randomness import device_seed, minibatch_orders, sequence
+from training.randomness import device_seeds, minibatch_orders, sequence
 from training.recipes import COLUMNS, find_recipe
-
-
-class Tiny(nn.Sequential):
-    """A network with BatchNorm and dropout for 8×8 pixels' means."""
-
-    def __init__(self, classes):
-        super().__init__(
-            nn.AvgPool2d(8),
-            nn.Conv2d(3, 8, 3, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(0.1),
-            nn.Linear(32, classes),
-        )
 
 
 @pytest.fixture(autouse=True)
@@ -49,33 +34,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Ten colours with noise: 110 training and 60 test images."""
-    rng = np.random.default_rng(0)
-    colours = rng.integers(40, 215, (10, 1, 1, 3))
-    arrays = {}
-    for split, n in (("train", 110), ("test", 60)):
-        labels = np.arange(n) % 10
-        noise = rng.integers(-40, 41, (n, 32, 32, 3))
-        arrays |= {f"{split}_images": (colours[labels] + noise).astype(np.uint8), f"{split}_labels": labels}
-    path = tmp_path_factory.mktemp("data") / "toy.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-def toy(column, **changes):
-    recipe = find_recipe("resnet18-cifar10", column)
-    if column == "esgd":  # the automatic γ₀ of so small a network is beyond what η' allows
-        changes = {"gamma0": 0.5} | changes
-    return dataclasses.replace(recipe, model="tiny", batch=20, **changes)
-
-
-def short(recipe, out, data, epochs=4, **options):
-    return run(recipe, out, data=data, epochs_scale=epochs / recipe.epochs, **options)
-
-
-def stable(result):
-    """Curves without the images a second."""
-    return np.delete(result.curves, METRICS.index("images_per_second"), axis=1)
+    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -170,7 +129,7 @@ def test_first_gamma_of_esgd_is_known_after_a_loop_without_attraction(data):
     train(state, images, augmentation, epochs=1, seed=3)
     orders = torch.as_tensor(minibatch_orders(3, 0, 0, y=1, passes=5, n_patterns=110, batch=20))[:5, 0]
     rng = np.random.default_rng(sequence(3, 0, 0, 0))
-    torch.manual_seed(device_seed(3, 0, 0, 0))
+    seeds = device_seeds(3, 0, 0, 0, 5)
     model, first = twin.models[0].train(), None
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     end = None
@@ -178,7 +137,8 @@ def test_first_gamma_of_esgd_is_known_after_a_loop_without_attraction(data):
     twin.optimizer.outer.param_groups[0].update(
         lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0
     )  # and w becomes it
-    for members in orders:
+    for members, own in zip(orders, seeds, strict=True):
+        torch.manual_seed(int(own))
         twin.optimizer.zero_grad()
         inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
         loss = F.cross_entropy(model(inputs), images.train_labels[members])
@@ -369,14 +329,6 @@ def test_results_are_tables_too(data, tmp_path):
     loaded = DeepRun.load(tmp_path / "resnet18-cifar10-esgd-seed0.npz")
     assert loaded.summary() == result.summary() and "2 epochs on 110 images" in loaded.summary()
     assert json.dumps(loaded.configuration) == json.dumps(result.configuration)
-
-
-def read_events(folder):
-    """Steps and values of every tag, as TensorBoard shows them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: np.array([(e.step, e.value) for e in events.Scalars(tag)]).T for tag in events.Tags()["scalars"]}
 
 
 @pytest.mark.parametrize("column", ["baseline", "rsgd"])

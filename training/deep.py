@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from bpflat.arguments import check_device, check_scalar
 from bpflat.storage import atomic_write
 from training.augment import Augmentation, read_policy
 from training.checkpoints import require_same
+from training.deep_checkpoints import load_state, save_state
 from training.deep_events import event_writer
 from training.deep_flatness import FlatnessPlan, as_history
 from training.deep_results import DeepRun, write_csv
-from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, load_state, save_state, train
+from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, train
 from training.images import load_images
+from training.processes import first_alone, first_decides, is_first, own_replicas, process_group
 from training.progress import StatusLine
 from training.recipes import COLUMNS, RECIPES, Recipe, as_plain, find_recipe
 from training.results import git_revision, library_versions
@@ -45,6 +48,7 @@ def run(
     device: str = "cpu",
     checkpoint_every: float = 60.0,
     tensorboard: bool = False,
+    group: dist.ProcessGroup | None = None,
     progress: Callable[[DeepReport], None] = lambda report: None,
 ) -> DeepRun:
     """Train by `recipe`, or read what a run of the same configuration has left in `out`.
@@ -83,6 +87,10 @@ def run(
         Seconds between checkpoints, which are written after an epoch.
     tensorboard : bool
         Write the curves as event files too, in the folder NAME-seedS.events.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that share the replicas of rSGD equally, each of which calls this with the same arguments but for its
+        device.  They share the folder too, in which the first one writes; a checkpoint holds all replicas, so that any
+        number of processes can go on from it.
     progress : callable
         Called after every epoch.
 
@@ -105,6 +113,7 @@ def run(
         raise ValueError(f"seed must be at least 0; got {seed}")
     gamma_scale = check_scalar("gamma-scale", gamma_scale, above=0)
     check_device(device)
+    own_replicas(recipe.y, group)  # or a ValueError, before anything else is done
     policy = None
     if str(policies) == "none":
         recipe = dataclasses.replace(recipe, policy="none")
@@ -135,16 +144,19 @@ def run(
         done = DeepRun.load(result)
         require_same(result, done.configuration, configuration)
         return done
-    images = load_images(recipe.data, data, n_train=n_train, device=device)
+    with first_alone(group):  # which may have to download them
+        images = load_images(recipe.data, data, n_train=n_train, device=device)
     if len(images.train_labels) < recipe.batch:
         raise ValueError(
             f"n-train must be at least the {recipe.batch} of one minibatch; got {len(images.train_labels)}"
         )
-    state = begin(recipe, images.classes, seed, device)
+    state = begin(recipe, images.classes, seed, device, group)
     state.gamma_scale = gamma_scale
     if checkpoint.exists():
         load_state(checkpoint, configuration, state)
-    if tensorboard:
+    if first_decides(state.epoch, group) != state.epoch:
+        raise ValueError(f"processes find different checkpoints; they must all reach the same folder {out}")
+    if tensorboard and is_first(group):
         events = event_writer(base.with_name(base.name + ".events"), state.epoch)
     else:
         events = contextlib.nullcontext(lambda metrics: None)
@@ -153,12 +165,14 @@ def run(
 
     def after_epoch(state: State) -> None:
         nonlocal saved_at, saved
-        write_csv(base.with_name(base.name + ".csv"), state.curves)
-        add_events(state.curves[-1])
-        if time.monotonic() - saved_at >= checkpoint_every:
+        if is_first(group):
+            write_csv(base.with_name(base.name + ".csv"), state.curves)
+            add_events(state.curves[-1])
+        if first_decides(time.monotonic() - saved_at >= checkpoint_every, group):
             save_state(checkpoint, configuration, state)
             saved_at, saved = time.monotonic(), True
-        progress(DeepReport(f"{recipe.name} seed {seed}", epochs, state.curves[-1]))
+        if is_first(group):
+            progress(DeepReport(f"{recipe.name} seed {seed}", epochs, state.curves[-1]))
 
     try:
         with events as add_events:
@@ -182,8 +196,9 @@ def run(
     with centre(state, images, augmentation) as model:
         train_loss, train_error = evaluate(model, images.train_images, images.train_labels, images, augmentation)
         test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
-        with atomic_write(base.with_name(base.name + ".pt")) as file:
-            torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
+        if is_first(group):
+            with atomic_write(base.with_name(base.name + ".pt")) as file:
+                torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
     done = DeepRun(
         row=recipe.row,
         column=recipe.column,
@@ -205,8 +220,9 @@ def run(
         git_revision=git_revision(),
         flatness=None if flatness is None else as_history(state.flatness, flatness),
     )
-    done.save(result)
-    checkpoint.unlink(missing_ok=True)
+    if is_first(group):
+        done.save(result)
+        checkpoint.unlink(missing_ok=True)
     return done
 
 
@@ -215,7 +231,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m training.deep",
         description="Train a network by a recipe of Table 1 (Appendix C). A run that was cut off goes on where it was "
-        "when the same command is given again.",
+        "when the same command is given again. Replicas of rSGD train in processes of their own, a GPU each, under "
+        "torchrun --nproc-per-node 3 -m training.deep ...",
     )
     p.add_argument("recipe", help=", ".join(RECIPES))
     p.add_argument("--algorithm", default="baseline", help=f"column of the table: {', '.join(COLUMNS)}")
@@ -270,24 +287,27 @@ def main(argv: list[str] | None = None) -> int:
         recipe = find_recipe(arguments.recipe, arguments.algorithm)
         if arguments.model:
             recipe = dataclasses.replace(recipe, model=arguments.model)
-        result = run(
-            recipe,
-            arguments.out,
-            data=arguments.data,
-            seed=arguments.seed,
-            epochs_scale=arguments.epochs_scale,
-            n_train=arguments.n_train,
-            policies=arguments.policies,
-            evaluate_every=arguments.evaluate_every,
-            bfloat16=arguments.bfloat16,
-            augment=not arguments.no_augmentation,
-            gamma_scale=arguments.gamma_scale,
-            flatness=flatness_plan(arguments),
-            device=arguments.device,
-            checkpoint_every=arguments.checkpoint_every,
-            tensorboard=arguments.tensorboard,
-            progress=status_line,
-        )
+        with process_group(arguments.device) as (group, device):
+            result = run(
+                recipe,
+                arguments.out,
+                data=arguments.data,
+                seed=arguments.seed,
+                epochs_scale=arguments.epochs_scale,
+                n_train=arguments.n_train,
+                policies=arguments.policies,
+                evaluate_every=arguments.evaluate_every,
+                bfloat16=arguments.bfloat16,
+                augment=not arguments.no_augmentation,
+                gamma_scale=arguments.gamma_scale,
+                flatness=flatness_plan(arguments),
+                device=device,
+                group=group,
+                checkpoint_every=arguments.checkpoint_every,
+                tensorboard=arguments.tensorboard,
+                progress=status_line,
+            )
+            is_speaker = is_first(group)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         status_line.close()
         print(f"error: {error}", file=sys.stderr)
@@ -297,8 +317,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted; {interruption}. Give the same command again to go on from there", file=sys.stderr)
         return 130
     status_line.close()
-    print(result.summary())
-    print(f"stored in {arguments.out}")
+    if is_speaker:
+        print(result.summary())
+        print(f"stored in {arguments.out}")
     return 0
 
 
