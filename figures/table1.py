@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell (default: 3)")
     parser.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules (default: 1)")
     parser.add_argument("--n-train", type=int, help="training images to draw (default: all)")
-    parser.add_argument("--policies", metavar="FILE", help='sub-policies of Fast AutoAugment (JSON), or "none"')
+    parser.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
     parser.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ of rSGD (default: 1)")
     add_flatness_options(parser)

@@ -1,12 +1,9 @@
-"""What each process of the distributed tests runs; spawned processes import this module by name."""
+"""What each process of the distributed tests runs; forked processes import this module by name."""
 
 from __future__ import annotations
 
-import datetime
 import os
 import signal
-import traceback
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -69,24 +66,9 @@ class Replicas:
 
 
 def run(rank, members, folder, *jobs):
-    """Entry of a process: `members` lists the replicas of every rank, `jobs` name functions below, done in turn."""
-    torch.set_num_threads(1)
-    folder = Path(folder)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder / f'{jobs[0]}-rendezvous'}",
-            rank=rank,
-            world_size=len(members),
-            timeout=datetime.timedelta(seconds=300),
-        )
-        for job in jobs:
-            JOBS[job](rank, members, folder)
-        dist.destroy_process_group()
-    except BaseException:
-        (folder / f"{jobs[0]}-{rank}.error").write_text(traceback.format_exc(), encoding="utf-8")
-        os._exit(1)
+    """What a process does: `members` lists the replicas of every rank, `jobs` name functions below, done in turn."""
+    for job in jobs:
+        JOBS[job](rank, members, folder)
 
 
 def undisturbed(rank, members, folder):

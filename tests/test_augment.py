@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 
 from training import augment
 from training.augment import (
@@ -136,16 +138,12 @@ def by_pillow(image, name, value):
     elif name in ("Brightness", "Color", "Contrast", "Sharpness"):
         picture = getattr(ImageEnhance, name)(picture).enhance(value)
     else:
-        arguments = () if value == 0 else (int(value),)
+        arguments = {"Posterize": (int(value),), "Solarize": (value,)}.get(name, ())
         picture = getattr(ImageOps, name.lower())(picture, *arguments)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("name", VALUES)
-def test_operations_are_those_of_pillow(name):
-    pytest.importorskip("torchvision")
-    images = pictures()
-    values = np.array([VALUES[name][i % 2] for i in range(len(images))])
+def assert_as_pillow(name, images, values):
     ours = OPERATIONS[name](images, values, None)
     theirs = torch.stack([by_pillow(image, name, value) for image, value in zip(images, values, strict=True)])
     assert ours.dtype == torch.uint8
@@ -155,6 +153,85 @@ def test_operations_are_those_of_pillow(name):
     else:  # grey levels are rounded in other places
         assert difference.max() <= (3 if name in ("Color", "Contrast", "Sharpness") else 1)
         assert difference.double().mean() < 0.6
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_operations_are_those_of_pillow(name):
+    pytest.importorskip("torchvision")
+    images = pictures()
+    assert_as_pillow(name, images, np.array([VALUES[name][i % 2] for i in range(len(images))]))
+
+
+PUBLISHED = {  # of Fast AutoAugment: what its level x from 0 to 1 makes of an operation
+    **dict.fromkeys(("ShearX", "ShearY"), lambda x: 0.6 * x - 0.3),
+    **dict.fromkeys(("TranslateX", "TranslateY"), lambda x: 0.9 * x - 0.45),
+    "Rotate": lambda x: 60 * x - 30,
+    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), lambda x: 1.8 * x + 0.1),
+    "Posterize": lambda x: 4 * x + 4,
+    "Solarize": lambda x: 256 * x,
+    "Cutout": lambda x: 0.2 * x,
+    **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), lambda x: x),
+}
+
+
+def levels_of(name):
+    """Levels with which the sub-policies found on ImageNet have the operation, as they are stored."""
+    entries = json.loads((Path(augment.__file__).parent / "policies" / "fast-autoaugment-imagenet.json").read_text())
+    return np.array([level for steps in entries for operation, _, level in steps if operation == name])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_step_found_on_imagenet_is_that_of_pillow(name):
+    pytest.importorskip("torchvision")
+    values = np.array([PUBLISHED[name](level) for level in levels_of(name)])
+    images = pictures(len(values), 64)
+    assert_as_pillow(name, images, values)
+    if name in MIRRORED:
+        assert_as_pillow(name, images, -values)
+
+
+def test_every_cutout_found_on_imagenet_is_that_of_pillow():
+    draw = pytest.importorskip("PIL.ImageDraw")
+    from PIL import Image
+
+    values = 0.2 * levels_of("Cutout")
+    images = pictures(len(values), 64)
+    ours = OPERATIONS["Cutout"](images, values, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    centres = [rng.uniform(0, 64, len(values)) for _ in "yx"]
+    for i, (y, x, side) in enumerate(zip(*centres, 64 * values, strict=True)):
+        top, left = int(max(0, y - side / 2)), int(max(0, x - side / 2))
+        picture = Image.fromarray(images[i].permute(1, 2, 0).contiguous().numpy())
+        corners = (left, top, min(64, left + side), min(64, top + side))
+        draw.Draw(picture).rectangle(corners, (125, 123, 114))
+        assert_array_equal(ours[i].permute(1, 2, 0), np.array(picture))
+    assert torch.equal(OPERATIONS["Cutout"](images, 0 * values, np.random.default_rng(0)), images)
+
+
+def test_the_sub_policies_found_on_imagenet():
+    """The values of each step against the published ranges; some entries as they are published, digits and all."""
+    policy = augment.fast_autoaugment_imagenet()
+    assert len(policy) == len(set(policy)) == 498 and {len(steps) for steps in policy} == {2}
+    steps = [step for steps in policy for step in steps]
+    assert {step.name for step in steps} == set(OPERATIONS)
+    for name in OPERATIONS:
+        values = [step.values for step in steps if step.name == name]
+        expected = np.array([PUBLISHED[name](level) for level in levels_of(name)])
+        np.testing.assert_allclose(values, np.stack([expected, -expected if name in MIRRORED else expected], axis=1))
+    published = {
+        0: (("ShearY", 0.14143816458479197, 0.513124791615952), ("Sharpness", 0.9290316227291179, 0.9788406212603302)),
+        2: (("Brightness", 0.6603452126485386, 0.6990174510500261), ("Cutout", 0.7742953773992511, 0.8362550883640804)),
+        497: (
+            ("AutoContrast", 0.5404508567155423, 0.7472387762067986),
+            ("Equalize", 0.05649876539221024, 0.5628180219887216),
+        ),
+    }
+    for number, entries in published.items():
+        for step, (name, probability, level) in zip(policy[number], entries, strict=True):
+            assert step.name == name and abs(step.probability - probability) <= 5e-5
+            assert step.values[0] == pytest.approx(PUBLISHED[name](level), abs=256 * 5e-5)
+    counts = Counter(step.name for step in steps)  # as counted in the published list
+    assert (counts["Sharpness"], counts["Cutout"], counts["Invert"]) == (105, 76, 33)
 
 
 @pytest.mark.parametrize("sign", [0, 1])
@@ -218,15 +295,6 @@ def test_what_one_image_undergoes_leaves_the_others_alone():
     assert torch.equal(images, kept)
     inverted = (out == 255 - images).flatten(1).all(1)
     assert 0 < inverted.sum() < 40 and torch.equal(out[~inverted], images[~inverted])
-
-
-def test_the_square_of_fast_autoaugment():
-    images = torch.zeros(300, 3, 20, 20, dtype=torch.uint8)
-    out = OPERATIONS["Cutout"](images, np.full(300, 0.2), np.random.default_rng(0))
-    assert torch.equal(out[:, 0] > 0, out[:, 2] > 0) and set(out[:, 1].unique().tolist()) == {0, 123}
-    sides = (out[:, 0].amax(1) > 0).sum(1)
-    assert sides.max() == 5 and sides.min() >= 3  # 4 pixels and the last one, less at the border
-    assert not OPERATIONS["Cutout"](images, np.zeros(300), np.random.default_rng(0)).any()
 
 
 def test_policies_from_a_file(tmp_path):

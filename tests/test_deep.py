@@ -2,41 +2,29 @@
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from torch import nn
 from torch.nn import functional as F
 
 from bpflat.flatness import local_energy
 from bpflat.optim import ReplicatedSGD
+from tests.toy_deep import Tiny, coloured_images, read_events, short, stable, toy
 from training import models
 from training.augment import Augmentation
 from training.deep import main, run
+from training.deep_events import TAGS
 from training.deep_flatness import FlatnessPlan
 from training.deep_results import METRICS, DeepRun, EpochMetrics
 from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
 from training.images import load_images
 from training.progress import StatusLine
-from training.randomness import device_seed, minibatch_orders, sequence
+from training.randomness import device_seeds, minibatch_orders, sequence
 from training.recipes import COLUMNS, find_recipe
-
-
-class Tiny(nn.Sequential):
-    """A network with BatchNorm and dropout for 8×8 pixels' means."""
-
-    def __init__(self, classes):
-        super().__init__(
-            nn.AvgPool2d(8),
-            nn.Conv2d(3, 8, 3, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(0.1),
-            nn.Linear(32, classes),
-        )
 
 
 @pytest.fixture(autouse=True)
@@ -46,33 +34,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Ten colours with noise: 110 training and 60 test images."""
-    rng = np.random.default_rng(0)
-    colours = rng.integers(40, 215, (10, 1, 1, 3))
-    arrays = {}
-    for split, n in (("train", 110), ("test", 60)):
-        labels = np.arange(n) % 10
-        noise = rng.integers(-40, 41, (n, 32, 32, 3))
-        arrays |= {f"{split}_images": (colours[labels] + noise).astype(np.uint8), f"{split}_labels": labels}
-    path = tmp_path_factory.mktemp("data") / "toy.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-def toy(column, **changes):
-    recipe = find_recipe("resnet18-cifar10", column)
-    if column == "esgd":  # the automatic γ₀ of so small a network is beyond what η' allows
-        changes = {"gamma0": 0.5} | changes
-    return dataclasses.replace(recipe, model="tiny", batch=20, **changes)
-
-
-def short(recipe, out, data, epochs=4, **options):
-    return run(recipe, out, data=data, epochs_scale=epochs / recipe.epochs, **options)
-
-
-def stable(result):
-    """Curves without the images a second."""
-    return np.delete(result.curves, METRICS.index("images_per_second"), axis=1)
+    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -167,7 +129,7 @@ def test_first_gamma_of_esgd_is_known_after_a_loop_without_attraction(data):
     train(state, images, augmentation, epochs=1, seed=3)
     orders = torch.as_tensor(minibatch_orders(3, 0, 0, y=1, passes=5, n_patterns=110, batch=20))[:5, 0]
     rng = np.random.default_rng(sequence(3, 0, 0, 0))
-    torch.manual_seed(device_seed(3, 0, 0, 0))
+    seeds = device_seeds(3, 0, 0, 0, 5)
     model, first = twin.models[0].train(), None
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     end = None
@@ -175,7 +137,8 @@ def test_first_gamma_of_esgd_is_known_after_a_loop_without_attraction(data):
     twin.optimizer.outer.param_groups[0].update(
         lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0
     )  # and w becomes it
-    for members in orders:
+    for members, own in zip(orders, seeds, strict=True):
+        torch.manual_seed(int(own))
         twin.optimizer.zero_grad()
         inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
         loss = F.cross_entropy(model(inputs), images.train_labels[members])
@@ -337,10 +300,26 @@ def test_command_line(data, tmp_path, capsys):
     assert main([*command, "--n-train", "110"]) == 2  # the recipe's minibatch is 128
     assert "at least the 128" in capsys.readouterr().err
     assert main([*common, "--algorithm", "adam"]) == 2 and "Table 1 has" in capsys.readouterr().err
-    assert main(["resnet50-tiny-imagenet", "--out", str(tmp_path)]) == 2 and "--policies" in capsys.readouterr().err
+    assert main([*common, "--policies", str(data)]) == 2 and "no list of lists" in capsys.readouterr().err
     assert main(["smallconvnet-cifar10", "--data", str(tmp_path / "none.npz"), "--out", str(tmp_path)]) == 2
     assert "no file or folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_sub_policies_are_the_recipes_those_of_a_file_or_none(data, tmp_path):
+    pytest.importorskip("torchvision")
+    file = tmp_path / "policies.json"
+    file.write_text('[[["Invert", 1, 0]]]')
+    recipe = toy("baseline", policy="fast-autoaugment-imagenet")
+    results = {p: short(recipe, tmp_path / Path(str(p)).stem, data, epochs=1, policies=p) for p in (None, file, "none")}
+    assert len({r.curve("train_loss")[0] for r in results.values()}) == 3
+    plain = short(toy("baseline"), tmp_path / "plain", data, epochs=1)
+    assert_array_equal(stable(results["none"]), stable(plain))
+    assert results["none"].configuration == plain.configuration
+    with pytest.raises(ValueError, match="of another run: its policy"):
+        short(recipe, tmp_path / "None", data, epochs=1, policies=file)
+    with pytest.raises(ValueError, match=r"of another run: its recipe\.policy"):
+        short(recipe, tmp_path / "None", data, epochs=1, policies="none")
 
 
 def test_results_are_tables_too(data, tmp_path):
@@ -350,6 +329,45 @@ def test_results_are_tables_too(data, tmp_path):
     loaded = DeepRun.load(tmp_path / "resnet18-cifar10-esgd-seed0.npz")
     assert loaded.summary() == result.summary() and "2 epochs on 110 images" in loaded.summary()
     assert json.dumps(loaded.configuration) == json.dumps(result.configuration)
+
+
+@pytest.mark.parametrize("column", ["baseline", "rsgd"])
+def test_event_files_hold_the_curves_and_no_epoch_twice(column, data, tmp_path):
+    """The run is killed twice after epochs that no checkpoint has, first with none at all; those are trained again."""
+    interval = 1e9
+    for cut in (1, 2):
+
+        def stop(report, cut=cut):
+            if report.epoch == cut + 1:
+                raise RuntimeError("killed")
+
+        with pytest.raises(RuntimeError, match="killed"):
+            run_to_events(column, data, tmp_path, interval if cut == 1 else 0, stop)
+    folder = tmp_path / f"resnet18-cifar10-{column}-seed0.events"
+    assert read_events(folder)["loss/train"][0].tolist() == [1, 2, 3]
+    result = run_to_events(column, data, tmp_path, interval)
+    events = read_events(folder)
+    absent = {"schedule/gamma", "replicas/distance"} if column == "baseline" else set()
+    assert set(events) == set(TAGS) - absent
+    for tag, (steps, values) in events.items():
+        curve = result.curve(TAGS[tag])
+        assert_array_equal(steps, 1 + np.flatnonzero(np.isfinite(curve)))
+        if tag != "speed/images a second":
+            assert_array_equal(values.astype(np.float32), curve[np.isfinite(curve)].astype(np.float32))
+    assert events["error/test"][0].tolist() == [2, 4, 5]
+
+
+def run_to_events(column, data, out, checkpoint_every, progress=lambda report: None):
+    options = {"checkpoint_every": checkpoint_every, "tensorboard": True, "evaluate_every": 2, "progress": progress}
+    return short(toy(column), out, data, epochs=5, **options)
+
+
+def test_event_files_without_tensorboard(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install bpflat\[deep\]"):
+        short(toy("baseline"), tmp_path, data, tensorboard=True)
+    assert not list(tmp_path.iterdir())
+    assert short(toy("baseline"), tmp_path, data, epochs=1).epochs == 1
 
 
 def test_progress_line(capsys):

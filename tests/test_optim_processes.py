@@ -1,6 +1,5 @@
 """Replicas over gloo processes: the same as in one process; a dead process ends the job, and the job resumes."""
 
-import multiprocessing
 import signal
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 from bpflat.optim import ReplicatedSGD
 from tests import replica_processes
+from tests.gloo_processes import launcher
 from tests.replica_processes import Replicas
 from tests.toy_networks import same_bits
 
@@ -18,22 +18,11 @@ LAYOUTS = {2: [[0, 1], [2]], 3: [[0], [1], [2]]}  # replicas of every rank
 
 @pytest.fixture(scope="module")
 def launch():
-    """Run jobs in one process a rank; returns the exit codes.  A server that has torch loaded forks the processes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.replica_processes"])
+    """Run jobs in one process a rank; returns the exit codes."""
+    start = launcher("tests.replica_processes")
 
     def launch(folder, *jobs, n_processes=2):
-        members = LAYOUTS[n_processes]
-        arguments = [(rank, members, str(folder), *jobs) for rank in range(n_processes)]
-        processes = [context.Process(target=replica_processes.run, args=a) for a in arguments]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(600)  # generous: on a crowded machine importing torch alone takes minutes
-            if process.is_alive():
-                process.kill()
-                process.join()
-        return [process.exitcode for process in processes]
+        return start(n_processes, folder, jobs[0], replica_processes.run, LAYOUTS[n_processes], folder, *jobs)
 
     return launch
 

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from training.augment import autoaugment_cifar10
 from training.images import SOURCES
 from training.models import MODELS
-from training.recipes import COLUMNS, RECIPES, Annealing, Decay, Drops, find_recipe
+from training.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, find_recipe
 
 ALL = [recipe for row in RECIPES.values() for recipe in row.values()]
 
@@ -127,10 +128,12 @@ def test_optimizers():
     assert isinstance(inner, torch.optim.SGD) and inner.defaults["nesterov"] and inner.defaults["lr"] == 0.02
 
 
-def test_sub_policies_that_do_not_come_with_bpflat_are_asked_for():
+def test_sub_policies_are_those_of_the_recipe_or_those_given():
+    assert {r.policy for row in RECIPES.values() for r in row.values()} == set(POLICIES)
     recipe = find_recipe("resnet50-tiny-imagenet", "baseline")
-    with pytest.raises(ValueError, match="--policies FILE"):
-        recipe.augmentation()
-    assert recipe.augmentation(()).padding == 8
+    assert len(recipe.augmentation().policy) == 498 and recipe.augmentation(()).policy == ()
+    assert recipe.augmentation().padding == 8
     pytest.importorskip("torchvision")
-    assert len(find_recipe("pyramidnet-cifar100", "rsgd").augmentation().policy) == 25
+    recipe = find_recipe("pyramidnet-cifar100", "rsgd")
+    assert recipe.augmentation().policy == autoaugment_cifar10(32) and recipe.augmentation(()).policy == ()
+    assert find_recipe("efficientnet-b0-cifar100", "rsgd").augmentation().policy == autoaugment_cifar10(224)

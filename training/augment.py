@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -293,11 +294,16 @@ FAST_RANGES = {
 }
 
 
+@functools.lru_cache
+def fast_autoaugment_imagenet() -> Policy:
+    """Fast AutoAugment's 498 sub-policies found on reduced ImageNet (Lim et al. 2019; training/policies/README.md)."""
+    return read_policy(Path(__file__).with_name("policies") / "fast-autoaugment-imagenet.json")
+
+
 def read_policy(path: str | os.PathLike) -> Policy:
     """Read the sub-policies of Fast AutoAugment from a JSON file: a list of lists of [operation, probability, level].
 
-    Its authors publish those found for ImageNet (``fa_resnet50_rimagenet`` in FastAutoAugment/archive.py of
-    kakaobrain/fast-autoaugment) as such a list; bpflat does not come with them.
+    A level from 0 to 1 lies between the least and the greatest value of its operation, `FAST_RANGES`.
 
     Raises
     ------

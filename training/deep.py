@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import sys
@@ -12,15 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from bpflat.arguments import check_device, check_scalar
 from bpflat.storage import atomic_write
 from training.augment import Augmentation, read_policy
 from training.checkpoints import require_same
+from training.deep_checkpoints import load_state, save_state
+from training.deep_events import event_writer
 from training.deep_flatness import FlatnessPlan, as_history
 from training.deep_results import DeepRun, write_csv
-from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, load_state, save_state, train
+from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, train
 from training.images import load_images
+from training.processes import first_alone, first_decides, is_first, own_replicas, process_group
 from training.progress import StatusLine
 from training.recipes import COLUMNS, RECIPES, Recipe, as_plain, find_recipe
 from training.results import git_revision, library_versions
@@ -42,6 +47,8 @@ def run(
     flatness: FlatnessPlan | None = None,
     device: str = "cpu",
     checkpoint_every: float = 60.0,
+    tensorboard: bool = False,
+    group: dist.ProcessGroup | None = None,
     progress: Callable[[DeepReport], None] = lambda report: None,
 ) -> DeepRun:
     """Train by `recipe`, or read what a run of the same configuration has left in `out`.
@@ -63,7 +70,7 @@ def run(
     n_train : int, optional
         Draw so many training images, the same for every seed.
     policies : Path or "none", optional
-        Sub-policies of Fast AutoAugment, for recipes that want those.
+        Sub-policies instead of the recipe's: a file that `training.augment.read_policy` reads; "none" to do without.
     evaluate_every : int
         Epochs between evaluations of the test error.
     bfloat16 : bool
@@ -78,6 +85,12 @@ def run(
     device : str
     checkpoint_every : float
         Seconds between checkpoints, which are written after an epoch.
+    tensorboard : bool
+        Write the curves as event files too, in the folder NAME-seedS.events.
+    group : torch.distributed.ProcessGroup, optional
+        Processes that share the replicas of rSGD equally, each of which calls this with the same arguments but for its
+        device.  They share the folder too, in which the first one writes; a checkpoint holds all replicas, so that any
+        number of processes can go on from it.
     progress : callable
         Called after every epoch.
 
@@ -87,6 +100,8 @@ def run(
         Bad arguments or data; files in `out` that are damaged or of another configuration.
     OSError
         Missing data, or a folder that cannot be written.
+    ImportError
+        A package that is missing: torchvision for policies, tensorboard for event files.
     FloatingPointError
         When the loss is not finite any more; the message names the last good checkpoint.
     """
@@ -98,7 +113,12 @@ def run(
         raise ValueError(f"seed must be at least 0; got {seed}")
     gamma_scale = check_scalar("gamma-scale", gamma_scale, above=0)
     check_device(device)
-    policy = None if policies is None else (() if str(policies) == "none" else read_policy(policies))
+    own_replicas(recipe.y, group)  # or a ValueError, before anything else is done
+    policy = None
+    if str(policies) == "none":
+        recipe = dataclasses.replace(recipe, policy="none")
+    elif policies is not None:
+        policy = read_policy(policies)
     augmentation = recipe.augmentation(policy) if augment else Augmentation(size=recipe.size, flip=False)
     epochs = max(1, round(recipe.epochs * epochs_scale))
     configuration = {
@@ -124,38 +144,49 @@ def run(
         done = DeepRun.load(result)
         require_same(result, done.configuration, configuration)
         return done
-    images = load_images(recipe.data, data, n_train=n_train, device=device)
+    with first_alone(group):  # which may have to download them
+        images = load_images(recipe.data, data, n_train=n_train, device=device)
     if len(images.train_labels) < recipe.batch:
         raise ValueError(
             f"n-train must be at least the {recipe.batch} of one minibatch; got {len(images.train_labels)}"
         )
-    state = begin(recipe, images.classes, seed, device)
+    state = begin(recipe, images.classes, seed, device, group)
     state.gamma_scale = gamma_scale
     if checkpoint.exists():
         load_state(checkpoint, configuration, state)
+    if first_decides(state.epoch, group) != state.epoch:
+        raise ValueError(f"processes find different checkpoints; they must all reach the same folder {out}")
+    if tensorboard and is_first(group):
+        events = event_writer(base.with_name(base.name + ".events"), state.epoch)
+    else:
+        events = contextlib.nullcontext(lambda metrics: None)
     saved_at = time.monotonic()
     saved = checkpoint.exists()
 
     def after_epoch(state: State) -> None:
         nonlocal saved_at, saved
-        write_csv(base.with_name(base.name + ".csv"), state.curves)
-        if time.monotonic() - saved_at >= checkpoint_every:
+        if is_first(group):
+            write_csv(base.with_name(base.name + ".csv"), state.curves)
+            add_events(state.curves[-1])
+        if first_decides(time.monotonic() - saved_at >= checkpoint_every, group):
             save_state(checkpoint, configuration, state)
             saved_at, saved = time.monotonic(), True
-        progress(DeepReport(f"{recipe.name} seed {seed}", epochs, state.curves[-1]))
+        if is_first(group):
+            progress(DeepReport(f"{recipe.name} seed {seed}", epochs, state.curves[-1]))
 
     try:
-        train(
-            state,
-            images,
-            augmentation,
-            epochs=epochs,
-            seed=seed,
-            evaluate_every=evaluate_every,
-            bfloat16=bfloat16,
-            flatness=flatness,
-            after_epoch=after_epoch,
-        )
+        with events as add_events:
+            train(
+                state,
+                images,
+                augmentation,
+                epochs=epochs,
+                seed=seed,
+                evaluate_every=evaluate_every,
+                bfloat16=bfloat16,
+                flatness=flatness,
+                after_epoch=after_epoch,
+            )
     except FloatingPointError as error:
         last = f"the last good checkpoint is {checkpoint}" if saved else "there is no checkpoint yet"
         raise FloatingPointError(f"{recipe.name}: {error}; {last}. Lower the learning rate") from error
@@ -165,8 +196,9 @@ def run(
     with centre(state, images, augmentation) as model:
         train_loss, train_error = evaluate(model, images.train_images, images.train_labels, images, augmentation)
         test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
-        with atomic_write(base.with_name(base.name + ".pt")) as file:
-            torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
+        if is_first(group):
+            with atomic_write(base.with_name(base.name + ".pt")) as file:
+                torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
     done = DeepRun(
         row=recipe.row,
         column=recipe.column,
@@ -188,8 +220,9 @@ def run(
         git_revision=git_revision(),
         flatness=None if flatness is None else as_history(state.flatness, flatness),
     )
-    done.save(result)
-    checkpoint.unlink(missing_ok=True)
+    if is_first(group):
+        done.save(result)
+        checkpoint.unlink(missing_ok=True)
     return done
 
 
@@ -198,7 +231,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m training.deep",
         description="Train a network by a recipe of Table 1 (Appendix C). A run that was cut off goes on where it was "
-        "when the same command is given again.",
+        "when the same command is given again. Replicas of rSGD train in processes of their own, a GPU each, under "
+        "torchrun --nproc-per-node 3 -m training.deep ...",
     )
     p.add_argument("recipe", help=", ".join(RECIPES))
     p.add_argument("--algorithm", default="baseline", help=f"column of the table: {', '.join(COLUMNS)}")
@@ -208,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules together (default: 1)")
     p.add_argument("--n-train", type=int, help="training images to draw (default: all)")
     p.add_argument("--model", help="another network than the recipe's, such as resnet18-imagenet-stem")
-    p.add_argument("--policies", metavar="FILE", help='sub-policies of Fast AutoAugment (JSON), or "none"')
+    p.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
     p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
     p.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ, for runs of fewer steps (default: 1)")
@@ -216,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
+    p.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard's event files too")
     p.add_argument("--threads", type=int, help="of torch on the CPU")
     return p
 
@@ -252,23 +287,27 @@ def main(argv: list[str] | None = None) -> int:
         recipe = find_recipe(arguments.recipe, arguments.algorithm)
         if arguments.model:
             recipe = dataclasses.replace(recipe, model=arguments.model)
-        result = run(
-            recipe,
-            arguments.out,
-            data=arguments.data,
-            seed=arguments.seed,
-            epochs_scale=arguments.epochs_scale,
-            n_train=arguments.n_train,
-            policies=arguments.policies,
-            evaluate_every=arguments.evaluate_every,
-            bfloat16=arguments.bfloat16,
-            augment=not arguments.no_augmentation,
-            gamma_scale=arguments.gamma_scale,
-            flatness=flatness_plan(arguments),
-            device=arguments.device,
-            checkpoint_every=arguments.checkpoint_every,
-            progress=status_line,
-        )
+        with process_group(arguments.device) as (group, device):
+            result = run(
+                recipe,
+                arguments.out,
+                data=arguments.data,
+                seed=arguments.seed,
+                epochs_scale=arguments.epochs_scale,
+                n_train=arguments.n_train,
+                policies=arguments.policies,
+                evaluate_every=arguments.evaluate_every,
+                bfloat16=arguments.bfloat16,
+                augment=not arguments.no_augmentation,
+                gamma_scale=arguments.gamma_scale,
+                flatness=flatness_plan(arguments),
+                device=device,
+                group=group,
+                checkpoint_every=arguments.checkpoint_every,
+                tensorboard=arguments.tensorboard,
+                progress=status_line,
+            )
+            is_speaker = is_first(group)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         status_line.close()
         print(f"error: {error}", file=sys.stderr)
@@ -278,8 +317,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted; {interruption}. Give the same command again to go on from there", file=sys.stderr)
         return 130
     status_line.close()
-    print(result.summary())
-    print(f"stored in {arguments.out}")
+    if is_speaker:
+        print(result.summary())
+        print(f"stored in {arguments.out}")
     return 0
 
 

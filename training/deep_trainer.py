@@ -1,34 +1,33 @@
 """Training of a deep network by one recipe: baseline, replicated SGD or entropy-SGD in one loop over minibatches.
 
-Everything random in an epoch is a function of (seed, epoch), so that a run that is resumed at an epoch goes on as one
-that never stopped, bit for bit (on a GPU as far as its kernels are deterministic).
+Everything random in an epoch is a function of (seed, epoch, replica).  So a run that is resumed at an epoch goes on as
+one that never stopped, bit for bit (on a GPU as far as its kernels are deterministic), and replicas in processes of
+their own do what they do in one, but for the rounding of their mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from bpflat.optim import EntropySGD, ReplicatedSGD, batchnorm_statistics
-from bpflat.storage import atomic_write
 from training.augment import Augmentation
-from training.checkpoints import require_same
 from training.deep_flatness import FlatnessPlan, FlatnessPoint, measure_flatness
 from training.deep_results import EpochMetrics
 from training.images import Images
 from training.models import make_model
-from training.randomness import device_seed, minibatch_orders, sequence
+from training.processes import own_replicas, sum_over
+from training.randomness import augmentation_stream, device_seeds, minibatch_orders, sequence
 from training.recipes import Recipe
 
 EVALUATION_BATCH = 500
@@ -37,12 +36,17 @@ STATISTICS_IMAGES = 10_000  # training images that statistics of BatchNorm are r
 
 @dataclasses.dataclass
 class State:
-    """A training between two epochs: its networks, optimizer, first γ (NaN until known) and its factor, curves."""
+    """A training between two epochs: its networks, optimizer, first γ (NaN until known) and its factor, curves.
+
+    `models` are those of the `replicas` in this process, the others are in other processes of the `group`.
+    """
 
     recipe: Recipe
+    replicas: range
     models: list[nn.Module]
     optimizer: Optimizer
     gamma0: float
+    group: dist.ProcessGroup | None = None
     gamma_scale: float = 1.0
     epoch: int = 0
     curves: list[EpochMetrics] = dataclasses.field(default_factory=list)
@@ -76,17 +80,23 @@ def describe(report: DeepReport, epochs_per_second: float) -> str:
     return " | ".join([*parts, f"{m.images_per_second:.0f} images/s", f"{left / 60:.0f} min left"])
 
 
-def begin(recipe: Recipe, classes: int, seed: int, device: torch.device | str) -> State:
-    """Return networks with weights of their own, initialised from (seed, replica), and their optimizer."""
+def begin(
+    recipe: Recipe, classes: int, seed: int, device: torch.device | str, group: dist.ProcessGroup | None = None
+) -> State:
+    """Return networks with weights of their own, initialised from (seed, replica), and their optimizer.
+
+    With a `group`, each of its processes has as many of the replicas; raises as `training.processes.own_replicas`.
+    """
+    replicas = own_replicas(recipe.y, group)
     models = []
-    for a in range(recipe.y):
+    for a in replicas:
         torch.manual_seed(int(sequence(seed, 1, a).generate_state(1, np.uint64)[0] >> 1))
         models.append(make_model(recipe.model, classes).to(device))
     gamma0 = math.nan if recipe.gamma0 is None else recipe.gamma0
     gamma = 0.0 if math.isnan(gamma0) else gamma0
     if recipe.algorithm == "rsgd":
         bases = [recipe.base_optimizer(model) for model in models]
-        optimizer: Optimizer = ReplicatedSGD(bases, gamma=gamma, K=recipe.K)
+        optimizer: Optimizer = ReplicatedSGD(bases, gamma=gamma, K=recipe.K, group=group)
     elif recipe.algorithm == "esgd":
         optimizer = EntropySGD(
             recipe.base_optimizer(models[0], recipe.eta_prime),
@@ -99,7 +109,7 @@ def begin(recipe: Recipe, classes: int, seed: int, device: torch.device | str) -
         )
     else:
         optimizer = recipe.base_optimizer(models[0])
-    return State(recipe, models, optimizer, gamma0)
+    return State(recipe, replicas, models, optimizer, gamma0, group)
 
 
 def train(
@@ -140,7 +150,6 @@ def train(
     """
     device = images.train_images.device
     while state.epoch < epochs:
-        torch.manual_seed(device_seed(seed, 0, state.epoch, 0))  # dropout, ShakeDrop, stochastic depth
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             metrics = _one_epoch(state, images, augmentation, epochs, seed)
@@ -178,8 +187,9 @@ def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs:
     n_patterns = len(images.train_labels)
     orders = minibatch_orders(
         seed, 0, state.epoch, y=recipe.y, passes=recipe.L, n_patterns=n_patterns, batch=recipe.batch
-    )
-    rng = np.random.default_rng(sequence(seed, 0, state.epoch, 0))
+    )[:, state.replicas.start : state.replicas.stop]
+    streams = [augmentation_stream(seed, 0, state.epoch, a) for a in state.replicas]
+    seeds = np.stack([device_seeds(seed, 0, state.epoch, a, len(orders)) for a in state.replicas], axis=1)
     total = torch.zeros(2, dtype=torch.float64, device=device)
     eta = gamma = math.nan
     balancing = recipe.algorithm != "sgd" and not recipe.gamma_max and math.isnan(state.gamma0)
@@ -192,7 +202,8 @@ def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs:
             group["lr"] = eta
         optimizer.zero_grad()
         losses = []
-        for model, members in zip(state.models, minibatches, strict=True):
+        for model, members, rng, own in zip(state.models, minibatches, streams, seeds[step], strict=True):
+            torch.manual_seed(int(own))  # dropout, ShakeDrop, stochastic depth
             loss, wrong = _forward_backward(model, members, images, augmentation, rng)
             losses.append(loss)
             total += torch.stack([loss, wrong]).double()
@@ -209,7 +220,7 @@ def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs:
         if balancing and step == recipe.L - 1:  # the loop of eSGD that was run without attraction
             state.gamma0, balancing = optimizer.balanced_gamma(first_loss), False
     n_minibatches = len(orders) * recipe.y
-    train_loss, train_error = (total / n_minibatches).tolist()
+    train_loss, train_error = (sum_over(total, state.group) / n_minibatches).tolist()
     return EpochMetrics(
         epoch=state.epoch + 1,
         passes=n_minibatches * recipe.batch / n_patterns,
@@ -239,6 +250,8 @@ def _forward_backward(
 def centre(state: State, images: Images, augmentation: Augmentation) -> Iterator[nn.Module]:
     """Within the block the network of the centre, w or w̄, in evaluation mode; then all is as before.
 
+    All processes of a group must enter, and each has the whole centre.
+
     Statistics of BatchNorm are recomputed there on plain training images, at most `STATISTICS_IMAGES` of them. The
     baseline is its own centre and keeps its running statistics.
     """
@@ -265,46 +278,3 @@ def evaluate(
         total += torch.stack([loss, (logits.argmax(1) != wanted).sum()]).double()
     loss, error = (total / len(labels)).tolist()
     return loss, error
-
-
-# -- checkpoints -------------------------------------------------------------------------------------------------------
-
-
-def save_state(path: str | os.PathLike, configuration: dict, state: State) -> None:
-    """Write `state` and the JSON-able `configuration` of its run, atomically."""
-    content = {
-        "configuration": json.dumps(configuration),
-        "epoch": state.epoch,
-        "gamma0": state.gamma0,
-        "curves": [dataclasses.asdict(row) for row in state.curves],
-        "flatness": [dataclasses.asdict(point) for point in state.flatness],
-        "models": [model.state_dict() for model in state.models],
-        "optimizer": state.optimizer.state_dict(),
-    }
-    with atomic_write(path) as file:
-        torch.save(content, file)
-
-
-def load_state(path: str | os.PathLike, configuration: dict, state: State) -> None:
-    """Put what a run of the same `configuration` saved at `path` into `state`, in place.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When the file is damaged or belongs to a run of another configuration.
-    """
-    with open(path, "rb") as file:
-        try:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-            found = json.loads(saved["configuration"])
-        except Exception as error:  # damage shows as OSError, RuntimeError, EOFError, UnpicklingError, nearly anything
-            raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to begin again") from error
-    require_same(path, found, configuration)
-    for model, weights in zip(state.models, saved["models"], strict=True):
-        model.load_state_dict(weights)
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.epoch, state.gamma0 = saved["epoch"], saved["gamma0"]
-    state.curves = [EpochMetrics(**row) for row in saved["curves"]]
-    state.flatness = [FlatnessPoint(**point) for point in saved["flatness"]]

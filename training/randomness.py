@@ -40,6 +40,17 @@ def minibatch_orders(
     return orders.reshape(y, passes * n_batches, batch).swapaxes(0, 1)
 
 
+def augmentation_stream(seed: int, restart: int, epoch: int, replica: int) -> np.random.Generator:
+    """Generator of what one replica's augmentations draw in one epoch, far from the other replicas'."""
+    return np.random.Generator(np.random.PCG64(sequence(seed, restart, epoch, 0)).jumped(replica))
+
+
+def device_seeds(seed: int, restart: int, epoch: int, replica: int, n: int) -> NDArray[np.int64]:
+    """Seeds, shape (n,), of the torch generators that make noise and dropout of one replica in steps of one epoch."""
+    states = sequence(seed, restart, epoch, 1 + replica).generate_state(n, np.uint64)
+    return (states >> np.uint64(1)).astype(np.int64)
+
+
 def device_seed(seed: int, restart: int, epoch: int, replica: int) -> int:
     """Seed of the torch generator that makes noise and dropout of one replica in one epoch."""
-    return int(sequence(seed, restart, epoch, 1 + replica).generate_state(1, np.uint64)[0] >> 1)
+    return int(device_seeds(seed, restart, epoch, replica, 1)[0])

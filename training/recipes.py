@@ -23,16 +23,23 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from bpflat.optim import focusing
-from training.augment import Augmentation, Policy, autoaugment_cifar10
+from training.augment import Augmentation, Policy, autoaugment_cifar10, fast_autoaugment_imagenet
+from training.images import SOURCES
 
 COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
 LABELS = {"baseline": "Baseline", "rsgd": "rSGD", "esgd": "eSGD", "rsgd-y": "rSGD×y"}
+POLICIES: dict[str, Callable[[int], Policy]] = {  # sub-policies for images of a size
+    "none": lambda size: (),
+    "autoaugment-cifar10": autoaugment_cifar10,
+    "fast-autoaugment-imagenet": lambda size: fast_autoaugment_imagenet(),
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Recipe:
     gamma_max : float
         If not 0, cosine focusing up to this γ instead.
     size, padding, policy, cutout
-        See `training.augment.Augmentation`; `policy` is "none", "autoaugment-cifar10" or "fast-autoaugment-imagenet".
+        See `training.augment.Augmentation`; `policy` is a name in `POLICIES`.
     """
 
     row: str
@@ -180,22 +187,10 @@ class Recipe:
         )
 
     def augmentation(self, policy: Policy | None = None) -> Augmentation:
-        """What happens to its minibatches; `policy` are the sub-policies of Fast AutoAugment where it wants them.
-
-        Raises
-        ------
-        ValueError
-            When the recipe wants Fast AutoAugment's sub-policies for ImageNet and none are given.
-        """
-        if self.policy == "fast-autoaugment-imagenet" and policy is None:
-            raise ValueError(
-                "this recipe wants the sub-policies that Fast AutoAugment found on ImageNet, which do not come with "
-                "bpflat: give them with --policies FILE (see training.augment.read_policy), or train without: "
-                "--policies none"
-            )
-        if self.policy == "autoaugment-cifar10":
-            policy = autoaugment_cifar10(self.size or 32)
-        return Augmentation(size=self.size, policy=policy or (), padding=self.padding, cutout=self.cutout)
+        """What happens to its minibatches; `policy` instead of the recipe's own sub-policies if given."""
+        if policy is None:
+            policy = POLICIES[self.policy](self.size or SOURCES[self.data].size)
+        return Augmentation(size=self.size, policy=policy, padding=self.padding, cutout=self.cutout)
 
 
 def _cells(baseline: Recipe, rsgd: dict, esgd: dict | None) -> list[Recipe]:
