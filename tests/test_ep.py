@@ -54,7 +54,7 @@ class TestAgainstOthers:
 
     @pytest.mark.parametrize("n_patterns", [8, 15])
     def test_prior_samples(self, n_patterns):
-        """K = 1, N = 20: EP, and BP to its O(1/N), against the fraction of 1e7 prior samples that make no error."""
+        """K = 1, N = 20: EP, BP to O(1/N), Monte Carlo, against the fraction of 1e7 prior samples without errors."""
         weights, patterns, labels = random_instance(20, 1, n_patterns)
         delta, n_samples = 0.5, 10_000_000
         rng = np.random.default_rng(0)
@@ -68,6 +68,9 @@ class TestAgainstOthers:
         )
         assert_allclose(ep, sampled, atol=4 * error + 0.005 * abs(sampled))  # EP's own error is below 0.5 % here
         assert_allclose(bp, sampled, rtol=0.1)
+        mcmc = local_entropy(weights, patterns, labels, [delta], method="mcmc", seed=0)
+        assert mcmc.converged[0]
+        assert abs(20 * mcmc.log_z[0] - sampled) < 4 * np.hypot(20 * mcmc.std_error[0], error)
 
     def test_derivative_of_log_z_gives_the_distance(self):
         """``d = Δ² ∂_Δ log Z/n + Δ/2`` holds to all digits: EP's log Z is stationary in its sites."""

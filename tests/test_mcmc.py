@@ -50,13 +50,6 @@ class TestKnownAnswers:
         point = sample(np.zeros((1, 100)), patterns, np.ones(2), 1.0, n_samples=4000)
         assert_within(point, np.log(0.25 + np.arcsin(overlap) / (2 * np.pi)), 100)
 
-    @pytest.mark.parametrize("n_patterns", [8, 15])
-    def test_prior_samples(self, n_patterns):
-        weights, patterns, labels = random_instance(20, 1, n_patterns)
-        right = np.count_nonzero(prior_errors(weights, patterns, labels, 0.5, 400_000) == 0)
-        point = sample(weights, patterns, labels, 0.5, n_samples=4000)
-        assert_within(point, np.log(right / 400_000), 20)
-
     def test_standard_error_is_honest(self):
         """Over 20 seeds the deviations in standard errors have mean 0 and variance 1, within 3 of their own errors."""
         weights, patterns, labels = random_instance(20, 1, 8)
