@@ -111,9 +111,11 @@ class Family:
     def change(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What a sweep changes at x (R, n), infinite where x is not allowed, and what it found on its way."""
         allowed = (x[:, x.shape[1] // 2 :] > 0).all(dim=1, keepdim=True)
-        x = torch.where(allowed, x, 1.0)
+        if not (every := bool(allowed.all())):
+            x = torch.where(allowed, x, 1.0)
         image, extra = self._sweep(x)
-        return torch.where(allowed, image - x, torch.inf), extra
+        image -= x
+        return image if every else torch.where(allowed, image, torch.inf), extra
 
     def _flat(self, omega: Tensor, variance: Tensor) -> Tensor:
         return torch.stack([omega / self.delta.sqrt(), variance / self.delta], dim=1).flatten(1)

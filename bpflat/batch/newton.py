@@ -117,19 +117,22 @@ def _gmres(product: Callable, precondition: Callable, b: Tensor, rtol: Tensor) -
     open_, rows = np.arange(n_systems), slice(None)
     for j in range(_KRYLOV):
         used[open_] = j + 1
-        if len(open_) < n_systems:  # until then nothing is copied
+        direction = precondition(basis[:, j])
+        if len(open_) == n_systems:
+            w = product(direction, slice(None)).float()
+        else:  # those that have ended go on with nothing
             rows = torch.from_numpy(open_).to(b.device)
-            basis[:, j + 1] = 0
-        w = product(precondition(basis[:, j])[rows].double(), rows).float()
-        known = basis[rows, : j + 1]
-        h = torch.zeros(len(open_), j + 2, device=b.device)
+            w = torch.zeros_like(basis[:, 0])
+            w[rows] = product(direction[rows], rows).float()
+        known = basis[:, : j + 1]
+        h = torch.zeros(n_systems, j + 2, device=b.device)
         for _ in range(2):  # twice is enough
             overlap = torch.bmm(known, w[:, :, None])
             w -= torch.bmm(overlap.mT, known)[:, 0]
             h[:, :-1] += overlap[:, :, 0]
         h[:, -1] = w.norm(dim=1)
-        basis[rows, j + 1] = w / h[:, -1:].clamp(min=1e-30)
-        column = h.cpu().double().numpy()
+        torch.div(w, h[:, -1:].clamp(min=1e-30), out=basis[:, j + 1])
+        column = h[rows].cpu().double().numpy()
         for i, (cosine, sine) in enumerate(rotations):
             upper, lower = column[:, i].copy(), column[:, i + 1].copy()
             column[:, i] = cosine[open_] * upper + sine[open_] * lower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +26,22 @@ class Outputs(NamedTuple):
 
 
 def output_nodes(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """g, Γ (R, K, P) and log Z (R, P) from cavity means ω and variances V > 0 (R, K, P) and labels ±1 (P,).
+    """g, Γ (R, K, P) and log Z (R, P) from cavity means ω and variances V > 0 (R, K, P) and labels ±1 (P,)."""
+    return (_by_kernel if omega.device.type == "cpu" else _by_tensors)(omega, variance, labels)
 
-    Numbers of agreements j are summed unit by unit from both ends, as in `bpflat.bp.kernels`; from the last unit
-    backwards it is disagreements that are counted, so that both run the same way.  Patterns whose Z might underflow,
-    which are rare, go through the compiled kernel.
-    """
+
+def _by_kernel(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`output_nodes` on a CPU: the compiled kernel, as many references at once as torch has threads."""
+    rows = [torch.as_tensor(t).movedim(1, -1).contiguous().numpy() for t in (omega, variance)]
+    labels = labels.numpy()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        g, curvature, log_z = zip(*pool.map(output_node, *rows, [labels] * len(omega)), strict=True)
+    g, curvature = (torch.from_numpy(np.stack(a)).movedim(-1, 1).contiguous() for a in (g, curvature))
+    return g, curvature, torch.from_numpy(np.stack(log_z))
+
+
+def _by_tensors(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`output_nodes` on a GPU: the sums of the compiled kernel, which gets patterns whose Z might underflow."""
     n_hidden = omega.shape[1]
     m = (n_hidden + 1) // 2
     root = variance.sqrt()
@@ -42,7 +53,7 @@ def output_nodes(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tenso
     density = torch.exp(-0.5 * y * y - 0.5 * math.log(2 * math.pi))
     ratio = torch.empty_like(y)
     for k in range(n_hidden):
-        # of the others m - 1 agree: j before k, and of the n_hidden - 1 - k after k all but m - 1 - k + j
+        # as many of the others agree as disagree: j agree before k, so m - 1 - k + j disagree after it
         before, after = agree[k], disagree[n_hidden - 1 - k]
         low, high = max(0, k + 1 - m), min(k, m - 1) + 1
         ratio[:, k] = (before[low:high] * after[m - 1 - k + low : m - 1 - k + high]).sum(0)

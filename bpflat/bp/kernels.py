@@ -4,8 +4,9 @@ They stand in one file because numba's cache does not notice a change in another
 
 The output node is a vote of K independent noisy signs.  For one pattern with label σ, let ``y_k = σ ω_k/√V_k``
 and ``p_k = Φ(y_k)`` the probability that hidden sign k agrees with the label.  The node's partition function is the
-tail of a Poisson-binomial sum, ``Z = P(at least m = (K+1)/2 signs agree)``; prefix and suffix convolutions give it and
-every ``D_k = P(exactly m-1 of the others agree)`` in O(K²) without cancellation.
+tail of a Poisson-binomial sum, ``Z = P(at least m = (K+1)/2 signs agree)``; numbers of agreements among the first units
+and of disagreements among the last ones give it and every ``D_k = P(exactly m-1 of the others agree)`` in O(K²)
+without cancellation.  Patterns go through in blocks, over which the innermost loops vectorise.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 _SQRT_HALF = math.sqrt(0.5)
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_BLOCK = 32  # patterns
 _SAFE = 1e-12  # a median agreement above this cannot underflow m ≤ 25 factors
 
 
@@ -33,125 +35,141 @@ def _log_ndtr(y):
 
 
 @njit(cache=True)
-def _count_distributions(p, q, prefix, suffix):
-    """Distributions of the number of agreements among the first k (prefix) and the last K-k (suffix) units.
+def _count_votes(p, q, agree, disagree):
+    """Distributions of the number of agreements among the first k units and of disagreements among the last k.
 
-    ``prefix[k, j]`` and ``suffix[k, j]``, shape (K+1, K+1): k units on the left of the cut, j agreements.
+    ``agree[k, j]`` and ``disagree[k, j]``, shape (K+1, K+1, B): j of k units agree, or do not, for B patterns with
+    probabilities p, q (K, B) of agreement and disagreement.
     """
-    n = p.size
-    prefix[0, 0] = 1.0
-    suffix[n, 0] = 1.0
+    n, width = p.shape
+    agree[0, 0] = 1.0
+    disagree[0, 0] = 1.0
     for k in range(n):
-        prefix[k + 1, 0] = prefix[k, 0] * q[k]
-        prefix[k + 1, k + 1] = prefix[k, k] * p[k]
+        last = n - 1 - k
+        for b in range(width):
+            agree[k + 1, 0, b] = agree[k, 0, b] * q[k, b]
+            agree[k + 1, k + 1, b] = agree[k, k, b] * p[k, b]
+            disagree[k + 1, 0, b] = disagree[k, 0, b] * p[last, b]
+            disagree[k + 1, k + 1, b] = disagree[k, k, b] * q[last, b]
         for j in range(1, k + 1):
-            prefix[k + 1, j] = prefix[k, j] * q[k] + prefix[k, j - 1] * p[k]
-    for k in range(n - 1, -1, -1):
-        length = n - 1 - k
-        suffix[k, 0] = suffix[k + 1, 0] * q[k]
-        suffix[k, length + 1] = suffix[k + 1, length] * p[k]
-        for j in range(1, length + 1):
-            suffix[k, j] = suffix[k + 1, j] * q[k] + suffix[k + 1, j - 1] * p[k]
+            for b in range(width):
+                agree[k + 1, j, b] = agree[k, j, b] * q[k, b] + agree[k, j - 1, b] * p[k, b]
+            for b in range(width):
+                disagree[k + 1, j, b] = disagree[k, j, b] * p[last, b] + disagree[k, j - 1, b] * q[last, b]
 
 
 @njit(cache=True)
-def _others(prefix, suffix, k, count):
-    """P(exactly `count` of the units other than k agree)."""
-    n = prefix.shape[0] - 1
-    total = 0.0
-    for j in range(max(0, count - (n - 1 - k)), min(k, count) + 1):
-        total += prefix[k, j] * suffix[k + 1, count - j]
-    return total
-
-
-@njit(cache=True)
-def _vote_plain(y, p, q, prefix, suffix, ratio):
-    """Log Z of one pattern and ``ratio_k = D_k φ(y_k)/Z`` where nothing underflows."""
-    n = y.size
+def _others(agree, disagree, k, ratio):
+    """Fill ratio (B,) with P(exactly m-1 of the units other than k agree): as many disagree."""
+    n, width = agree.shape[0] - 1, ratio.size
     m = (n + 1) // 2
-    _count_distributions(p, q, prefix, suffix)
-    fail = 0.0
+    ratio[:] = 0.0
+    for j in range(max(0, k + 1 - m), min(k, m - 1) + 1):
+        for b in range(width):
+            ratio[b] += agree[k, j, b] * disagree[n - 1 - k, m - 1 - k + j, b]
+
+
+@njit(cache=True, error_model="numpy")
+def _votes_plain(y, p, q, agree, disagree, ratio, log_z):
+    """Fill log Z (B,) and ``ratio_k = D_k φ(y_k)/Z`` (K, B) where nothing underflows."""
+    n, width = y.shape
+    m = (n + 1) // 2
+    _count_votes(p, q, agree, disagree)
+    fail, success = np.zeros(width), np.zeros(width)
     for j in range(m):
-        fail += prefix[n, j]
-    success = 0.0
+        for b in range(width):
+            fail[b] += agree[n, j, b]
     for j in range(m, n + 1):
-        success += prefix[n, j]
+        for b in range(width):
+            success[b] += agree[n, j, b]
     for k in range(n):
-        density = math.exp(-0.5 * y[k] * y[k] - _HALF_LOG_2PI)
-        ratio[k] = _others(prefix, suffix, k, m - 1) * density / success
-    # the smaller of the two tails is the one known to full relative precision
-    return math.log1p(-fail) if fail < success else math.log(success)
+        _others(agree, disagree, k, ratio[k])
+        for b in range(width):
+            ratio[k, b] *= math.exp(-0.5 * y[k, b] * y[k, b] - _HALF_LOG_2PI) / success[b]
+    for b in range(width):
+        # the smaller of the two tails is the one known to full relative precision
+        log_z[b] = math.log1p(-fail[b]) if fail[b] < success[b] else math.log(success[b])
 
 
 @njit(cache=True)
-def _vote_tilted(y, p, q, prefix, suffix, ratio):
-    """`_vote_plain` where Z may underflow: exponential tilting of the agreements.
+def _vote_tilted(y, p, q, agree, disagree, ratio):
+    """`_votes_plain` of one pattern, arrays (K, 1), where Z may underflow: exponential tilting of the agreements.
 
     Each factor ``q + p x`` of the generating function is evaluated at ``x e^t`` and renormalised, with t minus the
     m-th largest log odds: then m tilted units agree, and the others disagree, with probability ≥ 1/2 each.
     """
-    n = y.size
+    n = len(y)
     m = (n + 1) // 2
-    odds = np.empty(n)
+    odds, log_factor = np.empty(n), np.empty(n)
     for k in range(n):
-        odds[k] = _log_ndtr(y[k]) - _log_ndtr(-y[k])
+        odds[k] = _log_ndtr(y[k, 0]) - _log_ndtr(-y[k, 0])
     t = max(0.0, -np.sort(odds)[n - m])
-    log_norm = 0.0
     for k in range(n):
         p[k] = 1.0 / (1.0 + math.exp(-(odds[k] + t)))
         q[k] = 1.0 / (1.0 + math.exp(odds[k] + t))
         # log(q + p e^t) = log q + log(1 + e^{odds + t})
         x = odds[k] + t
-        log_norm += _log_ndtr(-y[k]) + max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-    _count_distributions(p, q, prefix, suffix)
+        log_factor[k] = _log_ndtr(-y[k, 0]) + max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+    _count_votes(p, q, agree, disagree)
     tail = 0.0
     for j in range(m, n + 1):
-        tail += prefix[n, j] * math.exp(-t * (j - m))
+        tail += agree[n, j, 0] * math.exp(-t * (j - m))
     for k in range(n):
-        x = odds[k] + t
-        log_factor = _log_ndtr(-y[k]) + max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-        log_density = -0.5 * y[k] * y[k] - _HALF_LOG_2PI
-        ratio[k] = _others(prefix, suffix, k, m - 1) / tail * math.exp(t + log_density - log_factor)
-    return log_norm - t * m + math.log(tail)
+        _others(agree, disagree, k, ratio[k])
+        log_density = -0.5 * y[k, 0] * y[k, 0] - _HALF_LOG_2PI
+        ratio[k] *= math.exp(t + log_density - log_factor[k]) / tail
+    return log_factor.sum() - t * m + math.log(tail)
 
 
 @njit(cache=True)
-def _output_pattern(omega, variance, label, g, curvature, work):
-    """Fill g and Γ (K,) of one pattern and return its log Z; `work` has shape (2K+6, K+1)."""
-    n = omega.size
+def _workspace(n, width):
+    """Arrays for blocks of patterns: y, p, q, ratio (K, B), agree, disagree (K+1, K+1, B)."""
+    shape = (n, width)
+    counts = (n + 1, n + 1, width)
+    return np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape), np.empty(counts), np.empty(counts)
+
+
+@njit(cache=True, error_model="numpy")
+def _output_block(omega, variance, labels, g, curvature, log_z, work):
+    """Fill g and Γ (B, K) and log Z (B,) of as many patterns as `work` has room for."""
+    y, p, q, ratio, agree, disagree = work
+    n, width = y.shape
     m = (n + 1) // 2
-    y, p, q, ratio = work[0, :n], work[1, :n], work[2, :n], work[3, :n]
-    prefix, suffix = work[4 : n + 5], work[n + 5 : 2 * n + 6]
-    certain = 0
+    for b in range(width):
+        for k in range(n):
+            y[k, b] = labels[b] * omega[b, k] / math.sqrt(variance[b, k])
     for k in range(n):
-        y[k] = label * omega[k] / math.sqrt(variance[k])
-        certain += y[k] > 39.0
-    if certain >= m:  # Z differs from 1, and its derivatives from 0, by less than the smallest float
-        g[:] = 0.0
-        curvature[:] = 0.0
-        return 0.0
-    likely = 0
-    for k in range(n):
-        tail = 0.5 * math.erfc(abs(y[k]) * _SQRT_HALF)
-        p[k] = tail if y[k] < 0 else 1.0 - tail
-        q[k] = 1.0 - tail if y[k] < 0 else tail
-        likely += p[k] > _SAFE
-    if likely >= m and n < 50:
-        log_z = _vote_plain(y, p, q, prefix, suffix, ratio)
-    else:
-        log_z = _vote_tilted(y, p, q, prefix, suffix, ratio)
-    for k in range(n):
-        g[k] = label * ratio[k] / math.sqrt(variance[k])
-        curvature[k] = ratio[k] * (ratio[k] + y[k]) / variance[k]
-    return log_z
+        for b in range(width):
+            tail = 0.5 * math.erfc(abs(y[k, b]) * _SQRT_HALF)
+            p[k, b] = tail if y[k, b] < 0 else 1.0 - tail
+            q[k, b] = 1.0 - tail if y[k, b] < 0 else tail
+    _votes_plain(y, p, q, agree, disagree, ratio, log_z)
+    for b in range(width):
+        likely = 0
+        for k in range(n):
+            likely += p[k, b] > _SAFE
+        if likely < m or n >= 50:
+            one = slice(b, b + 1)
+            log_z[b] = _vote_tilted(
+                y[:, one], p[:, one], q[:, one], agree[:, :, one], disagree[:, :, one], ratio[:, one]
+            )
+        for k in range(n):
+            r = ratio[k, b]
+            g[b, k] = labels[b] * r / math.sqrt(variance[b, k])
+            curvature[b, k] = r * (r + y[k, b]) / variance[b, k] if r > 0 else 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _output_node(omega, variance, labels, g, curvature, log_z):
-    """Apply `_output_pattern` to every row of ω, V (P, K)."""
-    work = np.empty((2 * omega.shape[1] + 6, omega.shape[1] + 1))
-    for mu in range(len(labels)):
-        log_z[mu] = _output_pattern(omega[mu], variance[mu], labels[mu], g[mu], curvature[mu], work)
+    """Apply `_output_block` to all rows of ω, V (P, K)."""
+    n_patterns, n = omega.shape
+    work = _workspace(n, _BLOCK)
+    for start in range(0, n_patterns, _BLOCK):
+        stop = min(start + _BLOCK, n_patterns)
+        if stop - start < _BLOCK:
+            work = _workspace(n, stop - start)
+        rows = slice(start, stop)
+        _output_block(omega[rows], variance[rows], labels[rows], g[rows], curvature[rows], log_z[rows], work)
 
 
 def output_node(
@@ -199,9 +217,9 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
     variance is not positive.
     """
     n_hidden, n_inputs = precision.shape
-    work = np.empty((2 * n_hidden + 6, n_hidden + 1))
-    omega, variance = np.empty(n_hidden), np.empty(n_hidden)
-    g, gamma = np.empty(n_hidden), np.empty(n_hidden)
+    work = _workspace(n_hidden, 1)
+    omega, variance = np.empty((1, n_hidden)), np.empty((1, n_hidden))
+    g, gamma = np.empty((1, n_hidden)), np.empty((1, n_hidden))
     mean = np.empty((n_hidden, n_inputs))
     change = 0.0
     for mu in order:
@@ -217,17 +235,18 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
                 variance_k += x[mu, i] * x[mu, i] / rest
             if not lowest > 0.0:
                 return np.nan
-            omega[k] = omega_k
-            variance[k] = variance_k
-        log_z[mu] = _output_pattern(omega, variance, labels[mu], g, gamma, work)
+            omega[0, k] = omega_k
+            variance[0, k] = variance_k
+        one = slice(mu, mu + 1)
+        _output_block(omega, variance, labels[one], g, gamma, log_z[one], work)
         for k in range(n_hidden):
-            change = max(change, abs(g[k] - gradient[mu, k]) * math.sqrt(variance[k]))
-            change = max(change, abs(gamma[k] - curvature[mu, k]) * variance[k])
-            gradient[mu, k] = g[k]
-            curvature[mu, k] = gamma[k]
+            change = max(change, abs(g[0, k] - gradient[mu, k]) * math.sqrt(variance[0, k]))
+            change = max(change, abs(gamma[0, k] - curvature[mu, k]) * variance[0, k])
+            gradient[mu, k] = g[0, k]
+            curvature[mu, k] = gamma[0, k]
             for i in range(n_inputs):
-                new_a = x[mu, i] * x[mu, i] * gamma[k]
-                new_b = x[mu, i] * g[k] + new_a * mean[k, i]
+                new_a = x[mu, i] * x[mu, i] * gamma[0, k]
+                new_b = x[mu, i] * g[0, k] + new_a * mean[k, i]
                 step_a = (1.0 - damping) * (new_a - a[mu, k, i])
                 step_b = (1.0 - damping) * (new_b - b[mu, k, i])
                 a[mu, k, i] += step_a
