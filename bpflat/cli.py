@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     entropy.add_argument("--method", choices=METHODS, default="bp", help="estimator (default: bp)")
     entropy.add_argument("--beta", type=float, help="cost of a training error (default: balanced)")
     entropy.add_argument("--n-samples", type=int, default=4000, help="of mcmc, a chain (default: 4000)")
-    entropy.add_argument("--device", help="of bp and ep: all references together, on cuda or cpu (default: one by one)")
+    entropy.add_argument("--device", help="of bp and ep: references together, on cuda or cpu (default: one by one)")
     energy = measuring("energy", "Local energy δE(w, σ) (eq. 4), a fraction of the patterns.")
     energy.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.1 * i for i in range(1, 11)])
     energy.add_argument("--method", choices=("sampling", "exact"), default="exact", help="(default: exact)")

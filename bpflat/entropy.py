@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
@@ -140,11 +140,11 @@ def local_entropy(
     n_samples, n_chains : int
         For "mcmc": sweeps of a chain and number of chains (see `bpflat.mcmc.sample_log_z`).
     n_jobs : int
-        Worker processes over the references, as in joblib (-1: one a core); for "mcmc" with one reference,
-        over its chains.  Results agree to rounding.
+        Worker processes over the references, as in joblib (-1: one a core), but not on a GPU; for "mcmc" with one
+        reference, over its chains.  Results agree to rounding.
     device : str, optional
-        For "bp" and "ep": solve all references together through torch, on "cuda" or "cpu", in this process (see
-        `bpflat.batch`); the results are the same to the square of `tolerance`.  For tens of references and more.
+        For "bp" and "ep": solve references together through torch, on "cuda" or "cpu" (see `bpflat.batch`); the
+        results are the same to the square of `tolerance`.  For tens of references and more.
     progress : bool
         Show a bar over the references on stderr.
 
@@ -203,18 +203,16 @@ def local_entropy(
     else:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas)
         follow = along_deltas
-    common = {"method": method, "tolerance": tolerance, "beta": beta}
-    with tqdm(total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress) as bar:
-        if device is not None:
-            n_errors = np.rint(errors * len(labels)).astype(np.int64)
-            options = common | {"n_errors": n_errors, "device": device, "bar": bar}
-            points = list(_curves_together(references, patterns, labels, grid, follow, **options))
-        else:
-            common |= {"n_samples": n_samples, "n_chains": n_chains}
-            points = []
-            for curve in _curves_apart(references, patterns, labels, grid, follow, seed=seed, n_jobs=n_jobs, **common):
-                points.append(curve)
-                bar.update()
+    options = {"method": method, "tolerance": tolerance, "beta": beta}
+    if device is None:
+        options |= {"n_samples": n_samples, "n_chains": n_chains, "seed": seed}
+        curves = _curves_apart(references, patterns, labels, grid, follow, n_jobs=n_jobs, **options)
+    else:
+        n_errors = np.rint(errors * len(labels)).astype(np.int64)
+        options |= {"n_errors": n_errors, "device": device}
+        curves = _curves_together(references, patterns, labels, grid, follow, n_jobs=n_jobs, **options)
+    bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
+    points = list(bar)
     shape = (*weights.shape[:-2], len(grid))
 
     def collect(value: Callable, dtype=np.float64):
@@ -270,35 +268,48 @@ def _curve(
     return run(follow(grid), solve)
 
 
-def _curves_together(references, patterns, labels, grid, follow, *, method, tolerance, beta, n_errors, device, bar):
-    """All points of R references (R, K, N), in families that fit the device: lists in the order of the references."""
+def _curves_together(
+    references, patterns, labels, grid, follow, *, n_errors, device, n_jobs, **options
+) -> Iterator[list[Point]]:
+    """All points of each of the references (R, K, N), in families that fit the device, on a CPU over processes."""
+    most = max(1, _room(device) // _bytes_of(options["method"], *references.shape[1:], len(patterns)))
+    n_jobs = effective_n_jobs(n_jobs) if device == "cpu" else 1
+    n_parts = max(n_jobs, -(-len(references) // (most // n_jobs or 1)))
+    parts = [part for part in np.array_split(np.arange(len(references)), n_parts) if len(part)]
+    with parallel_config("loky", inner_max_num_threads=1):
+        families = Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(_family)(
+                references[part], patterns, labels, grid, follow, n_errors=n_errors[part], device=device, **options
+            )
+            for part in parts
+        )
+        for curves in families:
+            yield from curves
+
+
+def _family(
+    references, patterns, labels, grid, follow, *, method, tolerance, beta, n_errors, device
+) -> list[list[Point]]:
+    """All points of R references (R, K, N) that are solved together."""
     import torch
 
     from bpflat.batch import make_family, solve_family
 
-    size = max(1, _room(torch.device(device)) // _bytes_of(method, *references.shape[1:], *patterns.shape))
-    for start in range(0, len(references), size):
-        some = slice(start, start + size)
-        family = make_family(
-            method, references[some], patterns, labels, n_errors=n_errors[some], beta=beta, device=device
-        )
+    family = make_family(method, references, patterns, labels, n_errors=n_errors, beta=beta, device=device)
 
-        def solve(rows, deltas, starts, family=family):
-            rows = torch.tensor(rows, device=device)
-            return solve_family(family.take(rows), deltas, starts, tolerance=tolerance)
+    def solve(rows, deltas, starts):
+        return solve_family(family.take(torch.tensor(rows, device=device)), deltas, starts, tolerance=tolerance)
 
-        for curve in run_together([follow(grid) for _ in family.hidden], solve):
-            bar.update()
-            yield curve
+    return run_together([follow(grid) for _ in references], solve)
 
 
-def _room(device) -> int:
-    """Bytes that a family may take on a device."""
+def _room(device: str) -> int:
+    """Bytes that references which are solved together may take on a device."""
     import torch
 
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_BYTES
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.startswith("cuda") else _CPU_BYTES
 
 
-def _bytes_of(method: str, n_hidden: int, n_inputs: int, n_patterns: int, _: int) -> int:
-    """About the most that one reference takes in a family: matrices (K, P, P), and a Krylov space for BP and EP."""
+def _bytes_of(method: str, n_hidden: int, n_inputs: int, n_patterns: int) -> int:
+    """About the most that one reference takes: matrices (K, P, P), and a Krylov space and its like."""
     return n_hidden * n_patterns * ({"bp": 12, "ep": 80}[method] * n_patterns + 1500)

@@ -29,9 +29,8 @@ class _BP(Family):
         respond = self._unit_responses(Outputs(*extra).curvature)
         half = x.shape[1] // 2
 
-        def product(directions, rows):
-            some = self.take(rows)
-            return -directional_differences(lambda at: some.change(at)[0], x[rows], residual[rows], directions)
+        def product(directions):
+            return -directional_differences(lambda at: self.change(at)[0], x, residual, directions)
 
         def precondition(vectors):
             return torch.cat([respond(vectors[:, :half]), vectors[:, half:]], dim=1)

@@ -54,23 +54,21 @@ class FullEP(Family):
 
     def linearize(self, x: Tensor, residual: Tensor, extra: tuple[Tensor, ...]) -> tuple[Callable, Callable]:
         """The exact response of the posterior, ``∂S/∂τ = -S diag(·) S``, to differences of the sites."""
-        posterior = Posterior(*extra)
-        response = posterior.covariance.float()  # single precision is enough for a direction
+        nu, tau, mean, covariance = extra
+        response = covariance.float()  # single precision is enough for a direction
         squared = response**2
-        here = torch.stack([posterior.nu, posterior.tau], dim=1)
+        here = torch.stack([nu, tau], dim=1)
+        variance = covariance.diagonal(dim1=2, dim2=3)
+        rest = 1 - tau * variance
+        omega, cavity_variance = _without_sites(Posterior(*extra))
 
-        def product(directions, rows):
-            some = self.take(rows)
-            nu, tau, mean, covariance = (t[rows] for t in posterior)
-            variance = covariance.diagonal(dim1=2, dim2=3)
-            rest = 1 - tau * variance
-            cavity_mean, cavity_variance = _without_sites(Posterior(nu, tau, mean, covariance))
-            d_nu, d_tau = directional_differences(some._sites, x[rows], here[rows], directions).unbind(1)
-            d_variance = -_apply(squared[rows], d_tau)
-            d_mean = _apply(response[rows], d_nu - d_tau * mean)
+        def product(directions):
+            d_nu, d_tau = directional_differences(self._sites, x, here, directions).unbind(1)
+            d_variance = -_apply(squared, d_tau)
+            d_mean = _apply(response, d_nu - d_tau * mean)
             d_rest = -d_tau * variance - tau * d_variance
-            d_omega = (d_mean - d_variance * nu - variance * d_nu - cavity_mean * d_rest) / rest
-            return directions - some._flat(d_omega, (d_variance - cavity_variance * d_rest) / rest)
+            d_omega = (d_mean - d_variance * nu - variance * d_nu - omega * d_rest) / rest
+            return directions - self._flat(d_omega, (d_variance - cavity_variance * d_rest) / rest)
 
         return product, lambda vectors: vectors
 

@@ -70,12 +70,12 @@ class Family:
         device: torch.device | str = "cpu",
     ) -> Family:
         """References (R, K, N) on patterns (P, N) with labels ±1 (P,), on a device; Δ is to be set by `at`."""
-        inputs = torch.from_numpy(patterns / np.sqrt(patterns.shape[1])).to(device)
+        inputs = torch.tensor(patterns / np.sqrt(patterns.shape[1]), device=device)
         return cls(
             inputs=inputs,
             gram=inputs @ inputs.T,
-            labels=torch.from_numpy(labels).to(device),
-            hidden=torch.from_numpy(weights).to(device) @ inputs.T,
+            labels=torch.tensor(labels, device=device),
+            hidden=torch.tensor(weights, device=device) @ inputs.T,
             n_errors=np.asarray(n_errors),
             beta=beta,
             delta=torch.ones(len(weights), 1, 1, dtype=torch.float64, device=device),
@@ -86,9 +86,9 @@ class Family:
         """N."""
         return self.inputs.shape[1]
 
-    def take(self, rows: Tensor | slice) -> Family:
-        """Return the references of these indices, or all for ``slice(None)``."""
-        if isinstance(rows, slice) or len(rows) == len(self.hidden):
+    def take(self, rows: Tensor) -> Family:
+        """Return the references of these indices, in rising order."""
+        if len(rows) == len(self.hidden):
             return self
         n_errors = self.n_errors[rows.cpu().numpy()]
         return replace(self, hidden=self.hidden[rows], n_errors=n_errors, delta=self.delta[rows])
@@ -153,9 +153,7 @@ class Family:
 
     @abstractmethod
     def linearize(self, x: Tensor, residual: Tensor, extra: tuple[Tensor, ...]) -> tuple[Callable, Callable]:
-        """Return (product, precondition): (directions of some rows, those rows) → ``-change'(x) directions``, and an
-        approximate inverse of it for all rows.
-        """
+        """Return two functions of directions (R, n): their product with ``-change'(x)``, and an approximate inverse."""
 
     @abstractmethod
     def points(self, x: Tensor, status: Status) -> list[Point]:

@@ -64,9 +64,12 @@ def _newton(family: Family, x: Tensor, tolerance: float, max_steps: int) -> tupl
             x, residual, extra = x[keep], residual[keep], _rows(extra, keep)
         if not len(rows):
             break
-        product, precondition = family.linearize(x, residual, extra)
+
+        def linearize(some, family=family, state=(x, residual, extra)):
+            return family.take(some).linearize(*(t[some] for t in state[:2]), _rows(state[2], some))
+
         # Precise enough for superlinear convergence, no more.
-        step, directions = _gmres(product, precondition, residual, norm.clamp(1e-4, 1e-2))
+        step, directions = _gmres(linearize, residual, norm.clamp(1e-4, 1e-2))
         sweeps[rows] += family.product_sweeps * directions
         length = torch.ones_like(norm)
         pending = torch.arange(len(rows), device=x.device)
@@ -100,62 +103,73 @@ def _rows(tensors: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
     return tuple(t[rows] for t in tensors)
 
 
-def _gmres(product: Callable, precondition: Callable, b: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve the systems from right-hand sides b (R, n) to relative residuals rtol (R,), preconditioned from the right.
+Operator = Callable[[Tensor], Tensor]  # directions (R, n) to directions
 
-    Returns solutions (R, n), and how many directions each used.
+
+def _gmres(linearize: Callable[[Tensor], tuple[Operator, Operator]], b: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve systems for right-hand sides b (R, n) to relative residuals rtol (R,), preconditioned from the right.
+
+    `linearize` makes (product, preconditioner) of the systems of some indices.  Systems that are solved go on with
+    the others until these are a half; then they leave.  Returns solutions (R, n), and how many directions each used.
     """
-    n_systems, n = b.shape
+    solution, used = torch.empty_like(b), np.zeros(len(b), dtype=np.int64)
+    here = np.arange(len(b))  # the systems whose Krylov spaces are growing
+    product, precondition = linearize(torch.from_numpy(here).to(b.device))
     norm = b.norm(dim=1)
-    basis = torch.empty(n_systems, _KRYLOV + 1, n, dtype=torch.float32, device=b.device)
+    basis = torch.empty(len(b), _KRYLOV + 1, b.shape[1], dtype=torch.float32, device=b.device)
     basis[:, 0] = b / norm[:, None]
-    triangle = np.zeros((n_systems, _KRYLOV, _KRYLOV))
-    rotations: list[tuple[NDArray, NDArray]] = []
-    goal, rest = (rtol * norm).cpu().numpy(), np.zeros((n_systems, _KRYLOV + 1))
+    goal, rest = (rtol * norm).cpu().numpy(), np.zeros((len(b), _KRYLOV + 1))
     rest[:, 0] = norm.cpu().numpy()
-    used = np.zeros(n_systems, dtype=np.int64)
-    open_, rows = np.arange(n_systems), slice(None)
+    triangle, rotations = np.zeros((len(b), _KRYLOV, _KRYLOV)), np.zeros((len(b), _KRYLOV, 2))
+    is_open = np.ones(len(b), dtype=bool)
     for j in range(_KRYLOV):
-        used[open_] = j + 1
-        direction = precondition(basis[:, j])
-        if len(open_) == n_systems:
-            w = product(direction, slice(None)).float()
-        else:  # those that have ended go on with nothing
-            rows = torch.from_numpy(open_).to(b.device)
-            w = torch.zeros_like(basis[:, 0])
-            w[rows] = product(direction[rows], rows).float()
-        known = basis[:, : j + 1]
-        h = torch.zeros(n_systems, j + 2, device=b.device)
-        for _ in range(2):  # twice is enough
-            overlap = torch.bmm(known, w[:, :, None])
-            w -= torch.bmm(overlap.mT, known)[:, 0]
-            h[:, :-1] += overlap[:, :, 0]
-        h[:, -1] = w.norm(dim=1)
-        torch.div(w, h[:, -1:].clamp(min=1e-30), out=basis[:, j + 1])
-        column = h[rows].cpu().double().numpy()
-        for i, (cosine, sine) in enumerate(rotations):
-            upper, lower = column[:, i].copy(), column[:, i + 1].copy()
-            column[:, i] = cosine[open_] * upper + sine[open_] * lower
-            column[:, i + 1] = cosine[open_] * lower - sine[open_] * upper
+        used[here[is_open]] = j + 1
+        w = product(precondition(basis[:, j])).float()
+        column = _orthogonalize(w, basis, j)
+        for i in range(j):
+            column[:, i], column[:, i + 1] = _rotate(rotations[:, i], column[:, i], column[:, i + 1])
         radius = np.maximum(np.hypot(column[:, j], column[:, j + 1]), 1e-30)
-        cosine, sine = np.ones(n_systems), np.zeros(n_systems)
-        cosine[open_], sine[open_] = column[:, j] / radius, column[:, j + 1] / radius
-        rotations.append((cosine, sine))
-        column[:, j] = radius
-        triangle[open_, : j + 1, j] = column[:, : j + 1]
-        rest[open_, j + 1] = -sine[open_] * rest[open_, j]
-        rest[open_, j] *= cosine[open_]
-        open_ = open_[np.abs(rest[open_, j + 1]) > goal[open_]]
-        if not len(open_):
-            break
-    size = used.max()
-    triangle, rest = triangle[:, :size, :size], rest[:, :size].copy()
+        rotations[:, j] = column[:, j : j + 2] / radius[:, None]
+        triangle[:, :j, j], triangle[:, j, j] = column[:, :j], radius
+        rest[:, j], rest[:, j + 1] = _rotate(rotations[:, j], rest[:, j], 0.0)
+        is_open &= np.abs(rest[:, j + 1]) > goal
+        if 2 * np.count_nonzero(is_open) <= len(here) or j == _KRYLOV - 1:
+            weights = _back_substitute(triangle, rest, used[here], j + 1)
+            found = precondition(torch.bmm(torch.from_numpy(weights).to(basis).mT, basis[:, : j + 1])[:, 0])
+            solution[torch.from_numpy(here).to(b.device)] = found.double()  # of those that stay, to be replaced
+            if not is_open.any():
+                break
+            keep = torch.from_numpy(np.flatnonzero(is_open)).to(b.device)
+            here, basis = here[is_open], basis[keep]
+            triangle, rotations, rest, goal = (a[is_open] for a in (triangle, rotations, rest, goal))
+            is_open = is_open[is_open]
+            product, precondition = linearize(torch.from_numpy(here).to(b.device))
+    return solution, torch.from_numpy(used).to(b.device)
+
+
+def _orthogonalize(w: Tensor, basis: Tensor, j: int) -> NDArray[np.float64]:
+    """Make direction j + 1 of `basis` (R, _KRYLOV + 1, n) from w (R, n); returns its overlaps and norm, (R, j + 2)."""
+    known, overlaps = basis[:, : j + 1], 0.0
+    for _ in range(2):  # twice is enough; once is not, in single precision
+        overlap = torch.bmm(known, w[:, :, None])
+        w -= torch.bmm(overlap.mT, known)[:, 0]
+        overlaps = overlaps + overlap[:, :, 0]
+    norm = w.norm(dim=1, keepdim=True)
+    torch.div(w, norm.clamp(min=1e-30), out=basis[:, j + 1])
+    return torch.cat([overlaps, norm], dim=1).cpu().double().numpy()
+
+
+def _rotate(rotation: NDArray, upper: NDArray, lower: NDArray | float) -> tuple[NDArray, NDArray]:
+    """Apply Givens rotations (cosine, sine) (R, 2)."""
+    cosine, sine = rotation.T
+    return cosine * upper + sine * lower, cosine * lower - sine * upper
+
+
+def _back_substitute(triangle: NDArray, rest: NDArray, used: NDArray, size: int) -> NDArray[np.float64]:
+    """Weights (R, size, 1) of the directions, of which each system takes as many as it used."""
     unused = np.arange(size) >= used[:, None]
-    rest[unused] = 0.0
-    triangle[:, np.arange(size), np.arange(size)] += unused
-    weights = torch.from_numpy(np.linalg.solve(triangle, rest[:, :, None])).to(basis)
-    solution = precondition(torch.bmm(weights.mT, basis[:, :size])[:, 0])
-    return solution.double(), torch.from_numpy(used).to(b.device)
+    square = np.where(unused[:, None, :] | unused[:, :, None], np.eye(size), triangle[:, :size, :size])
+    return np.linalg.solve(square, np.where(unused, 0.0, rest[:, :size])[:, :, None])
 
 
 def directional_differences(function: Callable, at: Tensor, value: Tensor, directions: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +30,11 @@ def output_nodes(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tenso
 
 
 def _by_kernel(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`output_nodes` on a CPU: the compiled kernel, as many references at once as torch has threads."""
-    rows = [torch.as_tensor(t).movedim(1, -1).contiguous().numpy() for t in (omega, variance)]
-    labels = labels.numpy()
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        g, curvature, log_z = zip(*pool.map(output_node, *rows, [labels] * len(omega)), strict=True)
-    g, curvature = (torch.from_numpy(np.stack(a)).movedim(-1, 1).contiguous() for a in (g, curvature))
-    return g, curvature, torch.from_numpy(np.stack(log_z))
+    """`output_nodes` on a CPU: the compiled kernel, whose rows are the patterns of all references."""
+    shape = omega.movedim(1, -1).shape
+    rows = (t.movedim(1, -1).reshape(-1, shape[-1]).numpy() for t in (omega, variance))
+    g, curvature, log_z = map(torch.from_numpy, output_node(*rows, labels.repeat(shape[0]).numpy()))
+    return *(t.view(shape).movedim(-1, 1).contiguous() for t in (g, curvature)), log_z.view(shape[:2])
 
 
 def _by_tensors(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -159,7 +159,7 @@ def _output_block(omega, variance, labels, g, curvature, log_z, work):
             curvature[b, k] = r * (r + y[k, b]) / variance[b, k] if r > 0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _output_node(omega, variance, labels, g, curvature, log_z):
     """Apply `_output_block` to all rows of ω, V (P, K)."""
     n_patterns, n = omega.shape
