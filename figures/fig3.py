@@ -22,7 +22,7 @@ from training.recipes import RECIPES
 def draw(found: Sequence[Profiles]) -> Figure:
     """The evolution of each algorithm on common axes, then all final configurations."""
     n = len(found)
-    figure, panels = plt.subplots(1, n + 1, figsize=(2.4 * (n + 1), 4.0))
+    figure, panels = plt.subplots(1, n + 1, figsize=(2.4 * (n + 1), 3.6))
     for axes in panels[1:-1]:
         axes.sharey(panels[0])
     for axes, profiles in zip(panels[:-1], found, strict=True):

@@ -28,7 +28,7 @@ ROWS = (
 
 def draw(rows: dict[str, list[Profiles]]) -> Figure:
     """One panel a row, a line for each algorithm."""
-    figure, panels = plt.subplots(1, len(rows), figsize=(max(4.0, 2.6 * len(rows)), 3.6), squeeze=False)
+    figure, panels = plt.subplots(1, len(rows), figsize=(max(4.0, 2.6 * len(rows)), 3.1), squeeze=False)
     for axes, (row, found) in zip(panels[0], rows.items(), strict=True):
         draw_final(axes, found, row)
     return figure

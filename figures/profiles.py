@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from figures.fig2 import COLUMN_LOOKS
@@ -197,13 +198,15 @@ def _from_zero(sigma: NDArray, values: NDArray) -> tuple[NDArray, NDArray]:
 def _finish(axes: Axes, legend: str) -> None:
     axes.set(xlabel=r"noise amplitude $\sigma$", xlim=(0, None), ylabel=r"$\delta E_{\mathrm{train}}$ (%)")
     axes.axhline(0, color="0.8", linewidth=0.6, zorder=0)
-    axes.legend(title=legend, loc="upper center", bbox_to_anchor=(0.5, -0.22), handlelength=3)  # never over the lines
+    below = axes.transAxes + ScaledTranslation(0, -0.36, axes.figure.dpi_scale_trans)  # inches: under the axis' label
+    axes.legend(title=legend, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, handlelength=3)
 
 
 def write_note(figure: Figure, rows: dict[str, list[Profiles]]) -> None:
-    """Say in small print under the panels what was run."""
+    """Say in small print under the panels what was run, and make room for it."""
     width = round(20 * figure.get_figwidth())  # characters
     lines = [line for text in note(rows) for line in textwrap.wrap(text, width)]
+    figure.set_figheight(figure.get_figheight() + 0.11 * len(lines))
     figure.supxlabel("\n".join(lines), fontsize=6, color="0.35")
 
 
