@@ -529,8 +529,8 @@ class TestMemory:
         fails(lambda n_call, n_rows: OUT_OF_MEMORY if n_rows > 12 else None)
         with untouched(*small):
             same(local_energy(Fails(model), (inputs, targets), SIGMAS, n_samples=5, seed=7), plain)
-        assert Fails.calls[:7] == [90, 90, 90, 64, 32, 16, 8]  # from 512 down
-        assert max(Fails.calls[6:]) == 8
+        assert Fails.calls[:5] == [90, 64, 32, 16, 8]  # from 128 down
+        assert max(Fails.calls[4:]) == 8
 
     def test_in_the_middle(self, small, fails):
         model, inputs, targets = small

@@ -93,7 +93,8 @@ def local_energy(
         Take the draws in pairs z, −z; standard errors are over pairs.  Cuts the variance of the mean as far as E is odd
         in z: manyfold for the loss at small σ away from its minima, little for the error, where it can even cost some.
     batch_size : int, optional
-        Patterns at once; by default 512, or the batches of an iterable.  Halved when the GPU's memory runs out.
+        Patterns at once; by default the batches of an iterable, or 512, and 128 on the CPU, where larger ones leave the
+        caches.  Halved when the GPU's memory runs out.
     block_size : int
         Patterns that `augment` and the BatchNorm estimates see at once; they depend on it (on the loader's own batches
         where these are streamed), and not on `batch_size`.
@@ -172,7 +173,7 @@ def local_energy(
     evaluation = Evaluation(
         twin,
         patterns,
-        batch_size=batch_size or patterns.largest or 512,
+        batch_size=batch_size or patterns.largest or (128 if device.type == "cpu" else 512),
         block_size=block_size,
         recompute=batch_norm == "recompute",
         augment=augment,
