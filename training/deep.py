@@ -34,6 +34,7 @@ def run(
     n_train: int | None = None,
     policies: Path | str | None = None,
     evaluate_every: int = 1,
+    stop_loss: float | None = None,
     bfloat16: bool = False,
     device: str = "cpu",
     checkpoint_every: float = 60.0,
@@ -61,6 +62,8 @@ def run(
         Sub-policies of Fast AutoAugment, for recipes that want those.
     evaluate_every : int
         Epochs between evaluations of the test error.
+    stop_loss : float, optional
+        End before the last epoch when the training loss is lower, see `training.deep_trainer.train`.
     bfloat16 : bool
         Autocast to bfloat16.
     device : str
@@ -98,7 +101,7 @@ def run(
         "policy": [[list(step) for step in steps] for steps in policy or ()],
         "evaluate_every": evaluate_every,
         "bfloat16": bfloat16,
-    }
+    } | ({} if stop_loss is None else {"stop_loss": stop_loss})
     base = Path(out) / f"{recipe.name}-seed{seed}"
     result, checkpoint = base.with_name(base.name + ".npz"), base.with_name(base.name + ".checkpoint.pt")
     if result.exists():
@@ -132,6 +135,7 @@ def run(
             epochs=epochs,
             seed=seed,
             evaluate_every=evaluate_every,
+            stop_loss=stop_loss,
             bfloat16=bfloat16,
             after_epoch=after_epoch,
         )
@@ -150,7 +154,7 @@ def run(
         row=recipe.row,
         column=recipe.column,
         seed=seed,
-        epochs=epochs,
+        epochs=state.epoch,
         epochs_scale=epochs_scale,
         n_train=len(images.train_labels),
         n_test=len(images.test_labels),
@@ -188,6 +192,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="another network than the recipe's, such as resnet18-imagenet-stem")
     p.add_argument("--policies", metavar="FILE", help='sub-policies of Fast AutoAugment (JSON), or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
+    p.add_argument("--stop-loss", type=float, metavar="NATS", help="end when the training loss is lower")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
@@ -214,6 +219,7 @@ def main(argv: list[str] | None = None) -> int:
             n_train=arguments.n_train,
             policies=arguments.policies,
             evaluate_every=arguments.evaluate_every,
+            stop_loss=arguments.stop_loss,
             bfloat16=arguments.bfloat16,
             device=arguments.device,
             checkpoint_every=arguments.checkpoint_every,

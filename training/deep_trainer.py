@@ -78,7 +78,7 @@ def begin(recipe: Recipe, classes: int, seed: int, device: torch.device | str) -
     models = []
     for a in range(recipe.y):
         torch.manual_seed(int(sequence(seed, 1, a).generate_state(1, np.uint64)[0] >> 1))
-        models.append(make_model(recipe.model, classes).to(device))
+        models.append(make_model(recipe.model, classes, **recipe.model_options).to(device))
     gamma0 = math.nan if recipe.gamma0 is None else recipe.gamma0
     gamma = 0.0 if math.isnan(gamma0) else gamma0
     if recipe.algorithm == "rsgd":
@@ -107,6 +107,7 @@ def train(
     epochs: int,
     seed: int,
     evaluate_every: int = 1,
+    stop_loss: float | None = None,
     bfloat16: bool = False,
     after_epoch: Callable[[State], None] = lambda state: None,
 ) -> None:
@@ -121,7 +122,10 @@ def train(
     epochs : int
     seed : int
     evaluate_every : int
-        Epochs between two evaluations of the test error; the last epoch is always evaluated.
+        Epochs between two evaluations of the test error; the last one of `epochs` is always evaluated.
+    stop_loss : float, optional
+        End, too, after the first epoch with a lower loss of the centre on the training images as they are. Costs a pass
+        over these an epoch.
     bfloat16 : bool
         Autocast forward passes to bfloat16.
     after_epoch : callable
@@ -133,7 +137,14 @@ def train(
         When the loss of an epoch is not finite; the state is then past mending.
     """
     device = images.train_images.device
-    while state.epoch < epochs:
+
+    def fits() -> bool:
+        if stop_loss is None:
+            return False
+        with centre(state, images, augmentation) as model:
+            return evaluate(model, images.train_images, images.train_labels, images, augmentation)[0] < stop_loss
+
+    while state.epoch < epochs and not fits():
         torch.manual_seed(device_seed(seed, 0, state.epoch, 0))  # dropout, ShakeDrop, stochastic depth
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

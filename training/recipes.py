@@ -23,7 +23,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -98,6 +98,8 @@ class Recipe:
         Such as "resnet18-cifar10", and one of `COLUMNS`.
     model, data : str
         Names in `training.models.MODELS` and `training.images.SOURCES`.
+    model_options : dict
+        Handed to the network, such as its dropout.
     epochs : int
         Of each replica; of the outer loop for eSGD, whose epoch has L passes.
     eta : Drops, Annealing or Decay
@@ -117,7 +119,7 @@ class Recipe:
         By how much γ grows, exponentially, over the run.
     gamma_max : float
         If not 0, cosine focusing up to this γ instead.
-    size, padding, policy, cutout
+    size, padding, flip, policy, cutout
         See `training.augment.Augmentation`; `policy` is "none", "autoaugment-cifar10" or "fast-autoaugment-imagenet".
     """
 
@@ -145,8 +147,10 @@ class Recipe:
     gamma_max: float = 0.0
     size: int = 0
     padding: int = 4
+    flip: bool = True
     policy: str = "none"
     cutout: int = 0
+    model_options: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -195,7 +199,7 @@ class Recipe:
             )
         if self.policy == "autoaugment-cifar10":
             policy = autoaugment_cifar10(self.size or 32)
-        return Augmentation(size=self.size, policy=policy or (), padding=self.padding, cutout=self.cutout)
+        return Augmentation(self.size, policy or (), self.padding, self.flip, self.cutout)
 
 
 def _cells(baseline: Recipe, rsgd: dict, esgd: dict | None) -> list[Recipe]:
@@ -330,5 +334,10 @@ def find_recipe(row: str, column: str) -> Recipe:
 
 
 def as_plain(recipe: Recipe) -> dict:
-    """Return the recipe as a dict for JSON, with the kind of its learning-rate schedule."""
-    return dataclasses.asdict(recipe) | {"eta_schedule": type(recipe.eta).__name__}
+    """Return the recipe as a dict for JSON, with the kind of its learning-rate schedule.
+
+    Fields that came later are left out at their defaults, so that runs stored before them are still recognised.
+    """
+    later = {"flip": True, "model_options": {}}.items()
+    fields = {name: value for name, value in dataclasses.asdict(recipe).items() if (name, value) not in later}
+    return fields | {"eta_schedule": type(recipe.eta).__name__}

@@ -1,0 +1,225 @@
+"""Fig. 7: local energy against test error of VGG-like networks trained with different regularisers.
+
+``python -m figures.fig7 --data FILE`` trains a grid of small networks on CIFAR-10 (the preset) and measures them where
+that is not done yet, then draws; ``--pgdl FOLDER`` measures the paper's own models, those of task 1 of the PGDL
+competition. Without either it draws what is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.networks import GRIDS, N_SAMPLES, Network, load_networks, measure_missing_pgdl, train_missing
+from figures.panels import save_figure, save_table, save_text
+from figures.statistics import Correlation, centred_ranks, correlate
+from figures.style import LOOKS, use_style
+from figures.summary import correlation_text, markdown
+from training.deep_trainer import describe
+from training.progress import StatusLine
+from training.workers import SweepError
+
+RESULTS = Path(__file__).with_name("results") / "fig7"
+COLORS = [look.color for look in LOOKS.values()]
+MARKERS = [look.marker for look in LOOKS.values()]
+SIZES = (3.0, 4.5, 6.5)
+NOISE = 0.5  # σ of the paper's figure
+KINDS = ("pearson", "spearman", "within")
+
+
+def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[Correlation]]:
+    """Correlate δE and test error of the fitted networks, at each σ.
+
+    Returns
+    -------
+    dict
+        Lists, one entry a σ: "pearson" and "spearman" over all networks, and "within", of the ranks among networks
+        with equal dropout.
+    """
+    fitted = [network for network in networks if network.fitted]
+    if len(fitted) < 3:
+        raise ValueError(
+            f"a correlation needs at least 3 networks that fit their training data; there are {len(fitted)}"
+        )
+    rng = np.random.default_rng(seed)
+    test = np.array([network.test_error for network in fitted])
+    dropout = np.array([network.dropout for network in fitted])
+    alike = np.zeros(len(fitted))
+    found = {kind: [] for kind in KINDS}
+    for delta in np.transpose([network.delta_error for network in fitted]):
+        for kind in ("pearson", "spearman"):
+            found[kind].append(correlate(delta, test, alike, kind=kind, rng=rng))
+        ranks = centred_ranks(delta, dropout), centred_ranks(test, dropout)
+        found["within"].append(correlate(*ranks, dropout, kind="pearson", rng=rng))
+    return found
+
+
+def draw(networks: Sequence[Network]) -> Figure:
+    """δE against test error at the paper's σ and at the smallest one, and the correlations against σ."""
+    figure, (paper, small, summary) = plt.subplots(1, 3, figsize=(7.0, 3.3))
+    found = correlations(networks)
+    sigma = networks[0].sigma
+    for axes, s in ((paper, _place(networks, NOISE)), (small, 0)):
+        scatter(axes, networks, s)
+        axes.set_title(f"Pearson r = {_short(found['pearson'][s])}", fontsize=7)
+    legend(figure, networks)
+    styles = {"pearson": ("o", "Pearson"), "spearman": ("s", "Spearman"), "within": ("^", "Spearman, equal dropout")}
+    for shift, (kind, (marker, label)) in zip((-0.008, 0, 0.008), styles.items(), strict=True):
+        value, low, high = np.transpose([(c.value, c.low, c.high) for c in found[kind]])
+        summary.errorbar(
+            sigma + shift, value, [value - low, high - value], marker=marker, linestyle="none", capsize=2, label=label
+        )
+    summary.axhline(0, color="0.6", linewidth=0.6, zorder=0)
+    summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation, 95 % interval", ylim=(-1.05, 1.05))
+    summary.legend(loc="lower left")
+    for axes, letter in zip((paper, small, summary), "abc", strict=True):
+        axes.set_title(letter, loc="left", fontweight="bold")
+    return figure
+
+
+def scatter(axes: Axes, networks: Sequence[Network], s: int) -> None:
+    """δE at entry `s` of the σ against test error; means and standard deviations over perturbations."""
+    levels = _levels(networks)
+    for network in networks:
+        axes.errorbar(
+            100 * network.test_error,
+            network.delta_error[s],
+            network.deviation[s],
+            elinewidth=0.5,
+            color=COLORS[levels["dropout"].index(network.dropout) % len(COLORS)],
+            marker=MARKERS[levels["batch"].index(network.batch) % len(MARKERS)],
+            markersize=SIZES[min(levels["weight_decay"].index(network.weight_decay), len(SIZES) - 1)],
+            fillstyle="full" if network.fitted else "none",
+        )
+    axes.set(
+        xlabel="test error (%)",
+        ylabel=rf"local energy $\delta E_{{\mathrm{{train}}}}$ at $\sigma = {networks[0].sigma[s]:g}$",
+        ylim=(0, None),
+    )
+
+
+def legend(figure: Figure, networks: Sequence[Network]) -> None:
+    """Colours, markers and sizes, one row a regulariser, above the panels."""
+    levels = _levels(networks)
+    handles = []
+
+    def entry(label: str, **line):
+        handles.append(plt.Line2D([], [], linestyle="none", label=label, **({"color": "0.3", "marker": "o"} | line)))
+
+    for color, value in zip(COLORS, levels["dropout"], strict=False):
+        entry(f"dropout {value:g}", color=color)
+    for marker, value in zip(MARKERS, levels["batch"], strict=False):
+        entry(f"batch {value}", marker=marker)
+    for size, value in zip(SIZES, levels["weight_decay"], strict=False):
+        entry(f"weight decay {value:g}", markersize=size)
+    if not all(network.fitted for network in networks):
+        entry("training loss too large", fillstyle="none")
+    figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2), columnspacing=1.2)
+
+
+def _levels(networks: Sequence[Network]) -> dict[str, list]:
+    """Values of each regulariser, rising."""
+    return {name: sorted({getattr(n, name) for n in networks}) for name in ("dropout", "batch", "weight_decay")}
+
+
+def _place(networks: Sequence[Network], sigma: float) -> int:
+    return int(np.argmin(np.abs(networks[0].sigma - sigma)))
+
+
+def _short(found: Correlation) -> str:
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−")
+
+
+def report(networks: Sequence[Network]) -> str:
+    """The correlations in Markdown, and what they rest on."""
+    found = correlations(networks)
+    rows = [["σ", "Pearson r", "Spearman ρ", "Spearman ρ, equal dropout"]]
+    for s, sigma in enumerate(networks[0].sigma):
+        rows.append([f"{sigma:g}", *(correlation_text(found[kind][s]) for kind in KINDS)])
+    fitted = [network for network in networks if network.fitted]
+    test = 100 * np.array([network.test_error for network in fitted])
+    wrong = max(network.train_error for network in fitted)
+    return f"""{markdown(rows)}
+Between δE and test error of {len(fitted)} networks ({networks[0].architecture}; {networks[0].n_train:,} training
+images), with a 95 % bootstrap interval (networks resampled) and a p-value that takes networks as independent. Test
+errors {test.min():.1f} to {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their training
+loss stayed above the one at which training ends: {len(networks) - len(fitted)} of {len(networks)} networks.
+"""
+
+
+def table(networks: Sequence[Network]) -> Iterator[tuple]:
+    """One row a network and σ."""
+    head = ("name", "dropout", "batch", "weight_decay", "seed", "epochs", "fitted")
+    yield *head, "train_error", "train_loss", "test_error", "sigma", "delta_error", "std_error", "deviation"
+    for network in networks:
+        what = tuple(getattr(network, name) for name in head)
+        errors = (network.train_error, network.train_loss, network.test_error)
+        for row in zip(network.sigma, network.delta_error, network.std_error, network.deviation, strict=True):
+            yield *what, *(f"{value:.6g}" for value in (*errors, *row))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line."""
+    p = argparse.ArgumentParser(prog="python -m figures.fig7", description=__doc__)
+    p.add_argument("--preset", choices=GRIDS, default="quick", help="grid of networks (default: quick)")
+    p.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
+    p.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
+    p.add_argument("--results", type=Path, default=RESULTS, help="folder of the networks and pictures")
+    for name, what in (
+        ("width", "channels"),
+        ("n-train", "training images"),
+        ("size", "pixels to which images are shrunk"),
+        ("epochs", "the most"),
+        ("subset", f"training images that each of the {N_SAMPLES} perturbations sees"),
+    ):
+        p.add_argument(f"--{name}", type=int, help=f"{what} (default: the preset's)")
+    p.add_argument("--seeds", type=int, default=2, help="networks of each kind (default: 2)")
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    use_style()
+    progress = StatusLine(interval=10.0, rewrite=False, describe=describe)
+    changes = {name: getattr(arguments, name) for name in ("width", "n_train", "size", "epochs", "subset")}
+    grid = dataclasses.replace(GRIDS[arguments.preset], **{k: v for k, v in changes.items() if v is not None})
+    try:
+        if arguments.pgdl:
+            measure_missing_pgdl(arguments.pgdl, arguments.results, subset=arguments.subset, device=arguments.device)
+        elif arguments.data:
+            train_missing(
+                grid,
+                arguments.results,
+                data=arguments.data,
+                seeds=arguments.seeds,
+                device=arguments.device,
+                n_jobs=arguments.jobs if arguments.device == "cpu" else 1,
+                progress=progress,
+            )
+        networks = load_networks(arguments.results)
+        text = report(networks)
+        paths = [*save_figure(draw(networks), arguments.results, "fig7")]
+        paths.append(save_table(table(networks), arguments.results, "fig7"))
+        paths.append(save_text(text, arguments.results / "fig7.md"))
+    except (ValueError, OSError, ImportError, SweepError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    plt.close("all")
+    print(text, "picture and numbers:", *paths, sep="\n  ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
