@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ from training.workers import SweepError
 RESULTS = Path(__file__).with_name("results") / "fig7"
 COLORS = [look.color for look in LOOKS.values()]
 MARKERS = [look.marker for look in LOOKS.values()]
-SIZES = (3.0, 4.5, 6.5)
+SIZES = (3.0, 5.0, 7.0)
+GREYS = {"pearson": "0.0", "spearman": "0.35", "within": "0.6"}
 NOISE = 0.5  # σ of the paper's figure
 KINDS = ("pearson", "spearman", "within")
 
@@ -65,22 +67,29 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
 
 def draw(networks: Sequence[Network]) -> Figure:
     """δE against test error at the paper's σ and at the smallest one, and the correlations against σ."""
-    figure, (paper, small, summary) = plt.subplots(1, 3, figsize=(7.0, 3.3))
+    figure, (paper, small, summary) = plt.subplots(1, 3, figsize=(7.0, 3.1))
     found = correlations(networks)
-    sigma = networks[0].sigma
-    for axes, s in ((paper, _place(networks, NOISE)), (small, 0)):
+    for axes, s in ((paper, place_of(networks, NOISE)), (small, 0)):
         scatter(axes, networks, s)
-        axes.set_title(f"Pearson r = {_short(found['pearson'][s])}", fontsize=7)
-    legend(figure, networks)
-    styles = {"pearson": ("o", "Pearson"), "spearman": ("s", "Spearman"), "within": ("^", "Spearman, equal dropout")}
-    for shift, (kind, (marker, label)) in zip((-0.008, 0, 0.008), styles.items(), strict=True):
+        axes.set_title(f"Pearson r = {_short(found['pearson'][s])}", fontsize=7, loc="right")
+    _legend(figure, networks)
+    kinds = {"pearson": ("Pearson", "o"), "spearman": ("Spearman", "s"), "within": ("Spearman, equal dropout", "^")}
+    for shift, (kind, (label, marker)) in zip((-0.01, 0, 0.01), kinds.items(), strict=True):
         value, low, high = np.transpose([(c.value, c.low, c.high) for c in found[kind]])
         summary.errorbar(
-            sigma + shift, value, [value - low, high - value], marker=marker, linestyle="none", capsize=2, label=label
+            networks[0].sigma + shift,
+            value,
+            [value - low, high - value],
+            marker=marker,
+            color=GREYS[kind],
+            linestyle="none",
+            elinewidth=0.8,
+            label=label,
         )
     summary.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation, 95 % interval", ylim=(-1.05, 1.05))
-    summary.legend(loc="lower left")
+    summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation (95 % interval)", ylim=(-1.6, 1.05))
+    summary.set_yticks(np.arange(-1, 1.1, 0.5))
+    summary.legend(loc="lower left", handletextpad=0.2)
     for axes, letter in zip((paper, small, summary), "abc", strict=True):
         axes.set_title(letter, loc="left", fontweight="bold")
     return figure
@@ -88,50 +97,52 @@ def draw(networks: Sequence[Network]) -> Figure:
 
 def scatter(axes: Axes, networks: Sequence[Network], s: int) -> None:
     """δE at entry `s` of the σ against test error; means and standard deviations over perturbations."""
-    levels = _levels(networks)
+    levels = levels_of(networks)
     for network in networks:
-        axes.errorbar(
-            100 * network.test_error,
-            network.delta_error[s],
-            network.deviation[s],
-            elinewidth=0.5,
-            color=COLORS[levels["dropout"].index(network.dropout) % len(COLORS)],
-            marker=MARKERS[levels["batch"].index(network.batch) % len(MARKERS)],
-            markersize=SIZES[min(levels["weight_decay"].index(network.weight_decay), len(SIZES) - 1)],
-            fillstyle="full" if network.fitted else "none",
-        )
+        look = look_of(network, levels)
+        axes.errorbar(100 * network.test_error, network.delta_error[s], network.deviation[s], elinewidth=0.5, **look)
     axes.set(
         xlabel="test error (%)",
         ylabel=rf"local energy $\delta E_{{\mathrm{{train}}}}$ at $\sigma = {networks[0].sigma[s]:g}$",
-        ylim=(0, None),
     )
 
 
-def legend(figure: Figure, networks: Sequence[Network]) -> None:
-    """Colours, markers and sizes, one row a regulariser, above the panels."""
-    levels = _levels(networks)
-    handles = []
+def levels_of(networks: Sequence[Network]) -> dict[str, dict]:
+    """How each value of each regulariser is drawn: colour, marker, size."""
+    looks = {"dropout": COLORS, "batch": MARKERS, "weight_decay": SIZES}
+    return {
+        name: dict(zip(sorted({getattr(network, name) for network in networks}), itertools.cycle(some), strict=False))
+        for name, some in looks.items()
+    }
 
-    def entry(label: str, **line):
-        handles.append(plt.Line2D([], [], linestyle="none", label=label, **({"color": "0.3", "marker": "o"} | line)))
 
-    for color, value in zip(COLORS, levels["dropout"], strict=False):
-        entry(f"dropout {value:g}", color=color)
-    for marker, value in zip(MARKERS, levels["batch"], strict=False):
-        entry(f"batch {value}", marker=marker)
-    for size, value in zip(SIZES, levels["weight_decay"], strict=False):
-        entry(f"weight decay {value:g}", markersize=size)
+def look_of(network: Network, levels: dict[str, dict]) -> dict:
+    """Options of a line that draws `network`; open symbols do not fit their training data."""
+    return {
+        "color": levels["dropout"][network.dropout],
+        "marker": levels["batch"][network.batch],
+        "markersize": levels["weight_decay"][network.weight_decay],
+        "fillstyle": "full" if network.fitted else "none",
+    }
+
+
+def _legend(figure: Figure, networks: Sequence[Network]) -> None:
+    """Above the panels: colours, then markers, then sizes."""
+    levels = levels_of(networks)
+    common = {"linestyle": "none", "color": "0.3", "marker": "o"}
+    entries = [
+        *((f"dropout {value:g}", {"color": color}) for value, color in levels["dropout"].items()),
+        *((f"batch {value}", {"marker": marker}) for value, marker in levels["batch"].items()),
+        *((f"weight decay {value:g}", {"markersize": size}) for value, size in levels["weight_decay"].items()),
+    ]
     if not all(network.fitted for network in networks):
-        entry("training loss too large", fillstyle="none")
-    figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // 2), columnspacing=1.2)
+        entries.append(("training loss too large", {"fillstyle": "none"}))
+    handles = [plt.Line2D([], [], label=label, **(common | line)) for label, line in entries]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.0, handletextpad=0.1)
 
 
-def _levels(networks: Sequence[Network]) -> dict[str, list]:
-    """Values of each regulariser, rising."""
-    return {name: sorted({getattr(n, name) for n in networks}) for name in ("dropout", "batch", "weight_decay")}
-
-
-def _place(networks: Sequence[Network], sigma: float) -> int:
+def place_of(networks: Sequence[Network], sigma: float) -> int:
+    """Which of their σ is nearest."""
     return int(np.argmin(np.abs(networks[0].sigma - sigma)))
 
 

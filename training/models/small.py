@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from training.models.initialisation import kaiming_normal
@@ -69,3 +70,4 @@ class VGGLike(nn.Sequential):
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, dense), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(*layers, nn.Linear(dense, num_classes))
         kaiming_normal(self)
+        self.to(memory_format=torch.channels_last)  # half the time on a CPU
