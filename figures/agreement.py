@@ -54,13 +54,20 @@ def solutions(experiments: Sequence[Experiment], results: Path) -> tuple[list[Se
 
     Raises
     ------
+    FileNotFoundError
+        Something is not stored: nothing is trained or measured here.
     ValueError
-        As `figures.experiment.collect`; nothing is computed where all is stored.
+        As `figures.experiment.collect`.
     """
     series = []
     for experiment in experiments:
         preset = experiment.presets["paper"]
         folder = results / f"{experiment.name}-paper"
+        kinds = ["", "-entropy", "-energy", *(["-entropy-ep"] if preset.n_ep else [])]
+        for path in (folder / f"{protocol.name}{kind}.npz" for protocol in experiment.protocols for kind in kinds):
+            if not path.exists():
+                command = f"python -m figures.{experiment.name} --preset paper --results {folder}"
+                raise FileNotFoundError(f"{path} is not there; make it: {command}")
         series += collect(preset.apply(experiment.protocols), preset.restarts, folder, n_ep=preset.n_ep, n_jobs=1)
     series = [one for one in series if one.name != NO_DROPOUT]
     minima = scalars(series)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -264,18 +265,10 @@ def train_missing(
             if path.exists():
                 require_same(path, json.loads(Network.load(path).setting), setting)
             else:
-                options = {"folder": folder, "data": data, "device": device, "progress": progress}
+                options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
                 tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
     for task in carry_out(tasks, n_jobs=n_jobs):
-        for rest in _unfinished(folder).glob(f"{task.label}*"):
-            rest.unlink()
-    if _unfinished(folder).exists() and not any(_unfinished(folder).iterdir()):
-        _unfinished(folder).rmdir()
-
-
-def _unfinished(folder: Path) -> Path:
-    """Where trainings keep their checkpoints, and weights until they are measured."""
-    return folder / "unfinished"
+        shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
 
 
 def _setting(grid: Grid, recipe: Recipe, seed: int) -> dict:
@@ -295,17 +288,20 @@ def train_and_measure(
     recipe: Recipe,
     seed: int,
     *,
-    folder: Path,
+    scratch: Path,
     data: Path,
     device: str = "cpu",
     progress: Callable[[DeepReport], None] = lambda report: None,
 ) -> Network:
-    """Train one network of `grid` until it fits its training images, and measure δE on these."""
-    out = _unfinished(folder)
+    """Train one network of `grid` until it fits its training images, and measure δE on these.
+
+    The folder `scratch` keeps the training's checkpoints, and the weights until they are measured: not needed any more
+    once the result is stored.
+    """
     options = {"n_train": grid.n_train, "stop_loss": grid.stop_loss, "evaluate_every": grid.epochs}
-    done = run(recipe, out, data=data, seed=seed, device=device, progress=progress, **options)
+    done = run(recipe, scratch, data=data, seed=seed, device=device, progress=progress, **options)
     model = make_model(recipe.model, **recipe.model_options)
-    weights = torch.load(out / f"{recipe.name}-seed{seed}.pt", weights_only=True)
+    weights = torch.load(scratch / f"{recipe.name}-seed{seed}.pt", weights_only=True)
     model.load_state_dict(weights)
     images = load_images(recipe.data, data, n_train=grid.n_train)
     inputs = recipe.augmentation().plain(images.train_images, images.mean, images.std)

@@ -1,14 +1,19 @@
 """Recipes of Table 1: Appendix C's values, and schedules that stretch."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from training.deep_results import DeepRun
 from training.images import SOURCES
 from training.models import MODELS
-from training.recipes import COLUMNS, RECIPES, Annealing, Decay, Drops, find_recipe
+from training.recipes import COLUMNS, RECIPES, Annealing, Decay, Drops, as_plain, find_recipe
 
+RESULTS = Path(__file__).parents[1] / "figures" / "results" / "table1"
 ALL = [recipe for row in RECIPES.values() for recipe in row.values()]
 
 
@@ -134,3 +139,14 @@ def test_sub_policies_that_do_not_come_with_bpflat_are_asked_for():
     assert recipe.augmentation(()).padding == 8
     pytest.importorskip("torchvision")
     assert len(find_recipe("pyramidnet-cifar100", "rsgd").augmentation().policy) == 25
+
+
+def test_stored_runs_are_recognised():
+    """Fields that came after a run was stored do not make it another one."""
+    stored = [DeepRun.load(path) for path in sorted(RESULTS.glob("*.npz"))]
+    assert len(stored) > 2
+    for run in stored:
+        recipe = find_recipe(run.row, run.column)
+        assert json.loads(json.dumps(as_plain(recipe))) == run.configuration["recipe"]
+    changed = as_plain(replace(recipe, flip=False, model_options={"dropout": 0.5}))
+    assert (changed["flip"], changed["model_options"]) == (False, {"dropout": 0.5})
