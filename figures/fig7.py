@@ -193,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
         ("subset", f"training images that each of the {N_SAMPLES} perturbations sees"),
     ):
         p.add_argument(f"--{name}", type=int, help=f"{what} (default: the preset's)")
-    p.add_argument("--seeds", type=int, default=2, help="networks of each kind (default: 2)")
+    p.add_argument("--seeds", type=int, default=1, help="networks of each kind (default: 1)")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     return p

@@ -214,9 +214,9 @@ class Grid:
 
 GRIDS = {
     "quick": Grid(
-        dropout=(0.0, 0.3),
+        dropout=(0.0, 0.3, 0.5),
         batch=(16, 32, 64),
-        weight_decay=(0.0, 1e-3),
+        weight_decay=(0.0, 1e-3, 3e-3),
         width=32,
         n_train=2000,
         size=16,

@@ -357,4 +357,4 @@ class TestStored:
             setting = networks._setting(grid, rows[one.name], one.seed)
             assert json.loads(one.setting) == json.loads(json.dumps(setting))
             assert one.fitted == (one.train_loss < grid.stop_loss) and one.n_samples == 64
-        assert max(one.train_error for one in stored if one.fitted) < 0.01
+        assert max(one.train_error for one in stored if one.fitted) < 0.02
