@@ -184,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", choices=GRIDS, default="quick", help="grid of networks (default: quick)")
     p.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
     p.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
-    p.add_argument("--results", type=Path, default=RESULTS, help="folder of the networks and pictures")
+    p.add_argument("--results", type=Path, help=f"of networks and pictures (default: {RESULTS.name}, or with -pgdl)")
     for name, what in (
         ("width", "channels"),
         ("n-train", "training images"),
@@ -202,28 +202,29 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = parser().parse_args(argv)
+    folder = arguments.results or RESULTS.with_name("fig7-pgdl" if arguments.pgdl else "fig7")
     use_style()
     progress = StatusLine(interval=10.0, rewrite=False, describe=describe)
     changes = {name: getattr(arguments, name) for name in ("width", "n_train", "size", "epochs", "subset")}
     grid = dataclasses.replace(GRIDS[arguments.preset], **{k: v for k, v in changes.items() if v is not None})
     try:
         if arguments.pgdl:
-            measure_missing_pgdl(arguments.pgdl, arguments.results, subset=arguments.subset, device=arguments.device)
+            measure_missing_pgdl(arguments.pgdl, folder, subset=arguments.subset, device=arguments.device)
         elif arguments.data:
             train_missing(
                 grid,
-                arguments.results,
+                folder,
                 data=arguments.data,
                 seeds=arguments.seeds,
                 device=arguments.device,
                 n_jobs=arguments.jobs if arguments.device == "cpu" else 1,
                 progress=progress,
             )
-        networks = load_networks(arguments.results)
+        networks = load_networks(folder)
         text = report(networks)
-        paths = [*save_figure(draw(networks), arguments.results, "fig7")]
-        paths.append(save_table(table(networks), arguments.results, "fig7"))
-        paths.append(save_text(text, arguments.results / "fig7.md"))
+        paths = [*save_figure(draw(networks), folder, "fig7")]
+        paths.append(save_table(table(networks), folder, "fig7"))
+        paths.append(save_text(text, folder / "fig7.md"))
     except (ValueError, OSError, ImportError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

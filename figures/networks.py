@@ -366,7 +366,7 @@ def measure_missing_pgdl(
     architecture: Architecture = FIG7,
     subset: int | None = None,
     device: str = "cpu",
-    stop_loss: float = 0.01,
+    stop_loss: float = 0.05,
 ) -> None:
     """Measure the models of `task` of one architecture that `folder` does not hold.
 
