@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -158,12 +159,12 @@ def deep(axes: Axes, networks: Sequence[Network]) -> None:
         axes.plot([], [], "o", color=color, label=f"VGG-like, dropout {dropout:g}")
     axes.legend(loc="best")
     found = correlations(networks)
-    rank, within = (found[kind][s].value for kind in ("spearman", "within"))
+    rank, within = (found[kind][s].value for kind in ("spearman", "batch"))
     axes.set(
         xlabel=rf"local energy $\delta E_{{\mathrm{{train}}}}$ at $\sigma = {networks[0].sigma[s]:g}$",
         ylabel=AXIS[TEST],
     )
-    text = f"Spearman {rank:+.2f}; at equal dropout {within:+.2f}".replace("-", "−")
+    text = f"Spearman {rank:+.2f}; at equal batch size {within:+.2f}".replace("-", "−")
     axes.set_title(text, fontsize=7, loc="right")
 
 
@@ -175,11 +176,10 @@ def report(series: Sequence[Series], minima: Minima) -> str:
         found = [correlation(part, x, y) for part in parts.values()]
         rows.append([x, y, *map(correlation_text, (*found, correlation(minima, x, y, within=True)))])
     left_out = sum(len(one.minima.restart) for one in series) - len(minima.protocol)
-    return f"""{markdown(rows)}
-Spearman's ρ of minima without training errors (how many in brackets; {left_out} with errors are left out): 95 %
-bootstrap interval (restarts resampled within each algorithm and dropout) and a p-value that takes minima as
-independent. Last column: ranks within each algorithm and dropout.
-"""
+    note = f"""Spearman's ρ of minima without training errors (how many in brackets; {left_out} others are left out)
+        with a 95 % bootstrap interval (restarts resampled within each algorithm and dropout) and a p-value that takes
+        minima as independent. Last column: ranks within each algorithm and dropout."""
+    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
 
 
 def table(minima: Minima, networks: Sequence[Network]) -> Iterator[tuple]:

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,9 +34,18 @@ RESULTS = Path(__file__).with_name("results") / "fig7"
 COLORS = [look.color for look in LOOKS.values()]
 MARKERS = [look.marker for look in LOOKS.values()]
 SIZES = (3.0, 5.0, 7.0)
-GREYS = {"pearson": "0.0", "spearman": "0.35", "within": "0.6"}
 NOISE = 0.5  # σ of the paper's figure
-KINDS = ("pearson", "spearman", "within")
+REGULARISERS = {"dropout": "dropout", "batch": "batch size", "weight_decay": "weight decay"}
+# Names of the correlations, in words; those after the first two are of ranks among networks that share a regulariser.
+KINDS = {"pearson": "Pearson r", "spearman": "Spearman ρ"} | {n: f"ρ, equal {word}" for n, word in REGULARISERS.items()}
+UNKNOWN = Correlation(np.nan, np.nan, np.nan, np.nan)
+KIND_LOOKS = {
+    "pearson": ("0.0", "o"),
+    "spearman": ("0.0", "s"),
+    "dropout": ("#56B4E9", "^"),
+    "batch": ("#0072B2", "D"),
+    "weight_decay": ("#CC79A7", "v"),
+}
 
 
 def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[Correlation]]:
@@ -44,8 +54,7 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
     Returns
     -------
     dict
-        Lists, one entry a σ: "pearson" and "spearman" over all networks, and "within", of the ranks among networks
-        with equal dropout.
+        By the keys of `KINDS`: lists, one entry a σ; `UNKNOWN` where no networks share a regulariser.
     """
     fitted = [network for network in networks if network.fitted]
     if len(fitted) < 3:
@@ -54,40 +63,35 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
         )
     rng = np.random.default_rng(seed)
     test = np.array([network.test_error for network in fitted])
-    dropout = np.array([network.dropout for network in fitted])
     alike = np.zeros(len(fitted))
     found = {kind: [] for kind in KINDS}
     for delta in np.transpose([network.delta_error for network in fitted]):
         for kind in ("pearson", "spearman"):
             found[kind].append(correlate(delta, test, alike, kind=kind, rng=rng))
-        ranks = centred_ranks(delta, dropout), centred_ranks(test, dropout)
-        found["within"].append(correlate(*ranks, dropout, kind="pearson", rng=rng))
+        for name in REGULARISERS:
+            groups = np.array([getattr(network, name) for network in fitted])
+            ranks = centred_ranks(delta, groups), centred_ranks(test, groups)
+            comparable = all(np.ptp(column) > 0 for column in ranks)
+            found[name].append(correlate(*ranks, groups, kind="pearson", rng=rng) if comparable else UNKNOWN)
     return found
 
 
 def draw(networks: Sequence[Network]) -> Figure:
     """δE against test error at the paper's σ and at the smallest one, and the correlations against σ."""
-    figure, (paper, small, summary) = plt.subplots(1, 3, figsize=(7.0, 3.1))
+    figure, (paper, small, summary) = plt.subplots(1, 3, figsize=(7.0, 3.5))
     found = correlations(networks)
     for axes, s in ((paper, place_of(networks, NOISE)), (small, 0)):
         scatter(axes, networks, s)
         axes.set_title(f"Pearson r = {_short(found['pearson'][s])}", fontsize=7, loc="right")
     _legend(figure, networks)
-    kinds = {"pearson": ("Pearson", "o"), "spearman": ("Spearman", "s"), "within": ("Spearman, equal dropout", "^")}
-    for shift, (kind, (label, marker)) in zip((-0.01, 0, 0.01), kinds.items(), strict=True):
+    for place, (kind, label) in enumerate(KINDS.items()):
         value, low, high = np.transpose([(c.value, c.low, c.high) for c in found[kind]])
-        summary.errorbar(
-            networks[0].sigma + shift,
-            value,
-            [value - low, high - value],
-            marker=marker,
-            color=GREYS[kind],
-            linestyle="none",
-            elinewidth=0.8,
-            label=label,
-        )
+        color, marker = KIND_LOOKS[kind]
+        x = networks[0].sigma + 0.012 * (place - 2)
+        summary.vlines(x, low, high, color=color, linewidth=0.8)  # an interval need not hold the value
+        summary.plot(x, value, marker, color=color, markersize=3, label=label)
     summary.axhline(0, color="0.6", linewidth=0.6, zorder=0)
-    summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation (95 % interval)", ylim=(-1.6, 1.05))
+    summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation (95 % interval)", ylim=(-2.1, 1.05))
     summary.set_yticks(np.arange(-1, 1.1, 0.5))
     summary.legend(loc="lower left", handletextpad=0.2)
     for axes, letter in zip((paper, small, summary), "abc", strict=True):
@@ -128,17 +132,19 @@ def look_of(network: Network, levels: dict[str, dict]) -> dict:
 
 def _legend(figure: Figure, networks: Sequence[Network]) -> None:
     """Above the panels: colours, then markers, then sizes."""
-    levels = levels_of(networks)
     common = {"linestyle": "none", "color": "0.3", "marker": "o"}
-    entries = [
-        *((f"dropout {value:g}", {"color": color}) for value, color in levels["dropout"].items()),
-        *((f"batch {value}", {"marker": marker}) for value, marker in levels["batch"].items()),
-        *((f"weight decay {value:g}", {"markersize": size}) for value, size in levels["weight_decay"].items()),
+    options = {"dropout": "color", "batch": "marker", "weight_decay": "markersize"}
+    columns = [
+        [(f"{REGULARISERS[name]} {value:g}", {options[name]: look}) for value, look in looks.items()]
+        for name, looks in levels_of(networks).items()
     ]
     if not all(network.fitted for network in networks):
-        entries.append(("training loss too large", {"fillstyle": "none"}))
-    handles = [plt.Line2D([], [], label=label, **(common | line)) for label, line in entries]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.0, handletextpad=0.1)
+        columns.append([("training loss too large", {"fillstyle": "none"})])
+    longest = max(map(len, columns))
+    for column in columns:  # matplotlib fills columns one after another
+        column += [("", {"marker": "none"})] * (longest - len(column))
+    handles = [plt.Line2D([], [], label=label, **(common | line)) for label, line in itertools.chain(*columns)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(columns), columnspacing=3.0)
 
 
 def place_of(networks: Sequence[Network], sigma: float) -> int:
@@ -150,21 +156,26 @@ def _short(found: Correlation) -> str:
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−")
 
 
+def _text(found: Correlation) -> str:
+    return "—" if found is UNKNOWN else correlation_text(found)
+
+
 def report(networks: Sequence[Network]) -> str:
     """The correlations in Markdown, and what they rest on."""
     found = correlations(networks)
-    rows = [["σ", "Pearson r", "Spearman ρ", "Spearman ρ, equal dropout"]]
+    rows = [["σ", *KINDS.values()]]
     for s, sigma in enumerate(networks[0].sigma):
-        rows.append([f"{sigma:g}", *(correlation_text(found[kind][s]) for kind in KINDS)])
+        rows.append([f"{sigma:g}", *(_text(found[kind][s]) for kind in KINDS)])
     fitted = [network for network in networks if network.fitted]
     test = 100 * np.array([network.test_error for network in fitted])
     wrong = max(network.train_error for network in fitted)
-    return f"""{markdown(rows)}
-Between δE and test error of {len(fitted)} networks ({networks[0].architecture}; {networks[0].n_train:,} training
-images), with a 95 % bootstrap interval (networks resampled) and a p-value that takes networks as independent. Test
-errors {test.min():.1f} to {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their training
-loss stayed above the one at which training ends: {len(networks) - len(fitted)} of {len(networks)} networks.
-"""
+    left_out = len(networks) - len(fitted)
+    note = f"""Between δE and test error of {len(fitted)} networks ({networks[0].architecture}; {networks[0].n_train:,}
+        training images), with a 95 % bootstrap interval (networks resampled) and a p-value that takes networks as
+        independent; the last three columns are of ranks among networks that share the value of one regulariser. Test
+        errors {test.min():.1f} to {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their
+        training loss stayed above the one at which training ends: {left_out} of {len(networks)} networks."""
+    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
 
 
 def table(networks: Sequence[Network]) -> Iterator[tuple]:
