@@ -157,7 +157,11 @@ def deep(axes: Axes, networks: Sequence[Network]) -> None:
         )
     for dropout, color in levels["dropout"].items():
         axes.plot([], [], "o", color=color, label=f"VGG-like, dropout {dropout:g}")
-    axes.legend(loc="best")
+    for batch, marker in levels["batch"].items():
+        axes.plot([], [], marker, color="0.3", label=f"batch size {batch}")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    axes.legend(loc="upper right", ncols=2, columnspacing=1.0)
     found = correlations(networks)
     rank, within = (found[kind][s].value for kind in ("spearman", "batch"))
     axes.set(

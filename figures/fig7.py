@@ -21,8 +21,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.networks import GRIDS, N_SAMPLES, Network, load_networks, measure_missing_pgdl, train_missing
+from figures.networks import GRIDS, N_SAMPLES, Network, load_networks, train_missing
 from figures.panels import save_figure, save_table, save_text
+from figures.pgdl import measure_missing
 from figures.statistics import Correlation, centred_ranks, correlate
 from figures.style import LOOKS, use_style
 from figures.summary import correlation_text, markdown
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = dataclasses.replace(GRIDS[arguments.preset], **{k: v for k, v in changes.items() if v is not None})
     try:
         if arguments.pgdl:
-            measure_missing_pgdl(arguments.pgdl, folder, subset=arguments.subset, device=arguments.device)
+            measure_missing(arguments.pgdl, folder, subset=arguments.subset, device=arguments.device)
         elif arguments.data:
             train_missing(
                 grid,

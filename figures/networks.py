@@ -1,7 +1,4 @@
-"""Networks of one architecture, trained with different regularisers, and δE around them: the data of Fig. 7.
-
-Two sources: a grid that is trained here, and the models of the PGDL competition.
-"""
+"""Networks of one architecture, trained with different regularisers, and δE around them: the data of Fig. 7."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +23,8 @@ from training.deep import run
 from training.deep_trainer import DeepReport
 from training.images import load_images
 from training.models import make_model
-from training.pgdl import ModelRecord, load_model, read_records
 from training.recipes import Annealing, Recipe, as_plain
 from training.results import git_revision, library_versions
-from training.tfrecords import read_images
 from training.workers import Task, carry_out
 
 KIND = "measured-network"
@@ -118,7 +113,7 @@ def load_networks(folder: Path) -> list[Network]:
     return networks
 
 
-def _measured(model: nn.Module, inputs, labels, *, subset: int | None, device: str) -> dict:
+def profile_of(model: nn.Module, inputs, labels, *, subset: int | None, device: str) -> dict:
     """Fields of a `Network` that are its profile; every network sees the same perturbations."""
     subset = None if subset is None or subset >= len(labels) else subset
     options = {"subset": subset, "device": device, "batch_size": 250, "channels_last": True}
@@ -127,15 +122,13 @@ def _measured(model: nn.Module, inputs, labels, *, subset: int | None, device: s
     return {name: getattr(profile, name) for name in names} | {"train_loss": profile.train_loss}
 
 
-def _provenance(setting: dict) -> dict:
+def provenance(setting: dict) -> dict:
+    """Fields of a `Network` that say how it was made."""
     return {
         "setting": json.dumps(setting),
         "versions": json.dumps(library_versions()),
         "git_revision": git_revision(),
     }
-
-
-# -- our own grid ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +298,7 @@ def train_and_measure(
     model.load_state_dict(weights)
     images = load_images(recipe.data, data, n_train=grid.n_train)
     inputs = recipe.augmentation().plain(images.train_images, images.mean, images.std)
-    profile = _measured(model.eval(), inputs, images.train_labels, subset=grid.subset, device=device)
+    profile = profile_of(model.eval(), inputs, images.train_labels, subset=grid.subset, device=device)
     return Network(
         name=recipe.row,
         architecture=grid.architecture,
@@ -319,115 +312,5 @@ def train_and_measure(
         test_error=done.test_error,
         fitted=done.train_loss < grid.stop_loss,
         **(profile | {"train_loss": done.train_loss}),
-        **_provenance(_setting(grid, recipe, seed)),
+        **provenance(_setting(grid, recipe, seed)),
     )
-
-
-# -- the models of the competition -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the models of one task differ in, read off the layers.
-
-    Attributes
-    ----------
-    blocks : int
-        Poolings.
-    width : int
-        Of the last convolution.
-    dense : tuple of int
-        Units of the dense layers, without the output.
-    """
-
-    blocks: int
-    width: int
-    dense: tuple[int, ...]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Architecture:
-        """Read it off a model of `training.pgdl.load_model`."""
-        kinds = (nn.MaxPool2d, nn.Conv2d, nn.Linear)
-        pools, convolutions, dense = ([m for m in model.modules() if isinstance(m, kind)] for kind in kinds)
-        width = convolutions[-1].out_channels if convolutions else 0
-        return cls(len(pools), width, tuple(layer.out_features for layer in dense[:-1]))
-
-    def __str__(self) -> str:
-        return f"{self.blocks} blocks of width {self.width}, dense layers {self.dense}"
-
-
-FIG7 = Architecture(blocks=3, width=512, dense=(128,))
-
-
-def measure_missing_pgdl(
-    task: Path,
-    folder: Path,
-    *,
-    architecture: Architecture = FIG7,
-    subset: int | None = None,
-    device: str = "cpu",
-    stop_loss: float = 0.05,
-) -> None:
-    """Measure the models of `task` of one architecture that `folder` does not hold.
-
-    Parameters
-    ----------
-    task : Path
-        With ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
-    folder : Path
-        Of the results.
-    architecture : Architecture
-    subset : int, optional
-        Training images that each perturbation sees; all by default.
-    device : str
-    stop_loss : float
-        Networks with a larger training loss count as not fitted.
-
-    Raises
-    ------
-    ValueError
-        No such models, hyper-parameters that have other names, results of another setting, damaged files.
-    FileNotFoundError, ImportError
-        As `training.pgdl.load_model` and `training.tfrecords.read_images`.
-    """
-    n_found, images = 0, None
-    for record in read_records(task):
-        source = task / f"model_{record.name}"
-        model = load_model(source)
-        if Architecture.of(model) != architecture:
-            continue
-        n_found += 1
-        path = folder / f"pgdl-{record.name}.npz"
-        setting = {"task": task.name, "model": record.name, "sigmas": SIGMAS, "n_samples": N_SAMPLES, "subset": subset}
-        if path.exists():
-            require_same(path, json.loads(Network.load(path).setting), setting)
-            continue
-        images = images or read_images(_only(sorted(task.glob("dataset_*/train")), f"{task}/dataset_*/train"))
-        profile = _measured(model, *images, subset=subset, device=device)
-        Network(
-            name=path.stem,
-            architecture=str(architecture),
-            dropout=_hyperparameter(record, "dropout"),
-            batch=int(_hyperparameter(record, "batch")),
-            weight_decay=_hyperparameter(record, "decay"),
-            n_train=len(images[1]),
-            train_error=record.train_error,
-            test_error=record.test_error,
-            fitted=profile["train_loss"] < stop_loss,
-            **profile,
-            **_provenance(setting),
-        ).save(path)
-    if not n_found:
-        raise ValueError(f"{task} has no models of {architecture}")
-
-
-def _hyperparameter(record: ModelRecord, word: str) -> float:
-    """Value of the hyper-parameter whose name holds `word`."""
-    values = [value for name, value in record.hyperparameters.items() if word in name]
-    return float(_only(values, f"hyper-parameters of model {record.name} with {word!r} in the name"))
-
-
-def _only(found: Sequence, what: str):
-    if len(found) != 1:
-        raise ValueError(f"there must be one of {what}; found {len(found)}")
-    return found[0]

@@ -12,8 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from bpflat.flatness import local_energy
-from figures import fig7, networks
-from figures.networks import SIGMAS, Architecture, Grid, Network, load_networks, measure_missing_pgdl, train_missing
+from figures import fig7, networks, pgdl
+from figures.networks import SIGMAS, Grid, Network, load_networks, train_missing
+from figures.pgdl import Architecture, measure_missing
 from training.augment import Augmentation
 from training.models.small import VGGLike
 from training.tfrecords import read_images
@@ -127,8 +128,8 @@ class TestGrid:
     def test_profile_is_that_of_the_trained_network(self, data, tmp_path, monkeypatch):
         one = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,))
         seen = []
-        measured = networks._measured
-        monkeypatch.setattr(networks, "_measured", lambda *a, **o: seen.append(a) or measured(*a, **o))
+        measured = networks.profile_of
+        monkeypatch.setattr(networks, "profile_of", lambda *a, **o: seen.append(a) or measured(*a, **o))
         train_missing(one, tmp_path, data=data)
         ((model, inputs, labels),) = seen
         (found,) = load_networks(tmp_path)
@@ -168,6 +169,21 @@ class TestDrawing:
         assert {row["name"] for row in rows if row["fitted"] == "False"} == {"unfit"}
         assert_allclose(float(rows[0]["deviation"]), 8 * float(rows[0]["std_error"]))
         assert all((tmp_path / f"fig7.{end}").stat().st_size > 1000 for end in ("png", "pdf"))
+
+    def test_one_command_trains_and_draws(self, data, tmp_path, monkeypatch):
+        monkeypatch.setitem(fig7.GRIDS, "quick", TOY)
+        options = ["--results", str(tmp_path), "--epochs", "2", "--jobs", "1"]
+        assert fig7.main(["--data", str(data), *options]) == 0
+        assert {json.loads(n.setting)["recipe"]["epochs"] for n in load_networks(tmp_path)} == {2}
+        first = (tmp_path / "fig7.csv").read_bytes()
+        monkeypatch.setattr(networks, "run", None)  # nothing is trained again
+        assert fig7.main(["--data", str(data), *options]) == 0 and fig7.main(options) == 0
+        assert (tmp_path / "fig7.csv").read_bytes() == first
+
+    def test_regulariser_that_no_networks_share(self, made_up):
+        found = [dataclasses.replace(one, batch=i) for i, one in enumerate(made_up)]
+        assert all(one is fig7.UNKNOWN for one in fig7.correlations(found)["batch"])
+        assert fig7.report(found).splitlines()[2].split(" | ")[4] == "—"
 
     def test_symbols(self, made_up):
         levels = fig7.levels_of(made_up)
@@ -291,7 +307,7 @@ class TestCompetition:
 
     def test_models_of_one_architecture(self, task, tmp_path, monkeypatch):
         options = {"architecture": Architecture(blocks=1, width=3, dense=(6,)), "stop_loss": np.inf}
-        measure_missing_pgdl(task, tmp_path / "results", **options)
+        measure_missing(task, tmp_path / "results", **options)
         found = load_networks(tmp_path / "results")
         assert [(n.name, n.dropout, n.batch) for n in found] == [
             ("pgdl-0", 0.0, 8),
@@ -300,7 +316,7 @@ class TestCompetition:
         ]
         assert_allclose([n.test_error for n in found], [0.1, 0.3, 0.4])
         assert all(n.fitted and n.train_error == 0 and n.n_train == 20 and n.n_samples == 64 for n in found)
-        model = networks.load_model(task / "model_2")
+        model = pgdl.load_model(task / "model_2")
         images = read_images(task / "dataset_1" / "train")
         assert_allclose(found[1].delta_error, local_energy(model, images, SIGMAS, n_samples=64, seed=0).delta_error)
         assert fig7.correlations(found)["pearson"][0].p_value > 0
@@ -309,18 +325,16 @@ class TestCompetition:
             raise AssertionError("measured again")
 
         monkeypatch.setattr(networks, "local_energy", forbidden)
-        measure_missing_pgdl(task, tmp_path / "results", **options)
+        measure_missing(task, tmp_path / "results", **options)
         with pytest.raises(ValueError, match="its subset is None, not 5"):
-            measure_missing_pgdl(task, tmp_path / "results", subset=5, **options)
+            measure_missing(task, tmp_path / "results", subset=5, **options)
 
     def test_command(self, task, tmp_path, monkeypatch, capsys):
         arguments = ["--pgdl", str(task), "--results", str(tmp_path / "results")]
         assert fig7.main(arguments) == 2
         assert "has no models of 3 blocks of width 512, dense layers (128,)" in capsys.readouterr().err
         wanted = Architecture(blocks=1, width=3, dense=(6,))
-        monkeypatch.setattr(
-            fig7, "measure_missing_pgdl", lambda *a, **o: measure_missing_pgdl(*a, architecture=wanted, **o)
-        )
+        monkeypatch.setattr(fig7, "measure_missing", lambda *a, **o: measure_missing(*a, architecture=wanted, **o))
         assert fig7.main(arguments) == 2  # random weights fit nothing
         assert "at least 3 networks" in capsys.readouterr().err
 
@@ -330,16 +344,16 @@ class TestCompetition:
         configs["0"]["hparams"]["dropout_of_another_kind"] = {"current_value": 1}
         (task / "model_configs.json").write_text(json.dumps(configs))
         with pytest.raises(ValueError, match="one of hyper-parameters of model 0 with 'dropout' in the name; found 2"):
-            measure_missing_pgdl(task, tmp_path / "results", **options)
+            measure_missing(task, tmp_path / "results", **options)
         (task / "dataset_1").rename(task / "elsewhere")
         with pytest.raises(ValueError, match=r"dataset_\*/train; found 0"):
-            measure_missing_pgdl(task, tmp_path / "results", **options)
+            measure_missing(task, tmp_path / "results", **options)
 
 
 class TestStored:
     """The committed numbers follow from the committed results."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def stored(self):
         return load_networks(fig7.RESULTS)
 
