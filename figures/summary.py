@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from figures.measures import Series
-from figures.statistics import centred_ranks, correlate
+from figures.statistics import Correlation, centred_ranks, correlate
 
 NEAR, FAR = 0.05, 0.25  # distances of Φ
 NOISE = 0.5  # σ of δE
@@ -125,7 +125,7 @@ def correlation_table(series: Sequence[Series], seed: int = 0) -> str:
                 correlate(x, y, groups, kind="pearson", rng=rng),
                 correlate(*ranks, groups, kind="pearson", rng=rng),
             ]
-            rows.append([first, second, *map(_correlation, found)])
+            rows.append([first, second, *map(correlation_text, found)])
     return markdown(rows)
 
 
@@ -168,6 +168,7 @@ def mean_and_error(values: NDArray) -> str:
     return f"{mean:,.{digits}f} ± {error:,.{digits}f}".replace("-", "−")
 
 
-def _correlation(found) -> str:
+def correlation_text(found: Correlation) -> str:
+    """Coefficient, interval and p-value for people."""
     p = f"p = {found.p_value:.2g}" if found.p_value >= 1e-4 else "p < 10⁻⁴"
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}], {p}".replace("-", "−")

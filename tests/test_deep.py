@@ -37,6 +37,30 @@ def data(tmp_path_factory):
     return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
+@pytest.mark.parametrize("column", ["baseline", "rsgd"])
+def test_ends_at_a_training_loss(column, data, tmp_path):
+    """After the first epoch below it, and also when the run was cut off just there."""
+    whole = short(toy(column), tmp_path / "whole", data, epochs=6)
+    initial = short(toy(column), tmp_path / "initial", data, epochs=6, stop_loss=100)
+    assert initial.epochs == 0 and initial.train_loss > whole.train_loss
+    threshold = 0.5 * (initial.train_loss + whole.train_loss)
+    stopped = short(toy(column), tmp_path / "stopped", data, epochs=6, stop_loss=threshold)
+    assert stopped.train_loss < threshold and 0 < stopped.epochs < 6
+    assert_array_equal(stable(stopped), stable(whole)[: stopped.epochs])
+
+    def cut_off(report):
+        if report.epoch == stopped.epochs:
+            raise KeyboardInterrupt
+
+    options = {"epochs": 6, "stop_loss": threshold, "checkpoint_every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        short(toy(column), tmp_path / "cut", data, progress=cut_off, **options)
+    resumed = short(toy(column), tmp_path / "cut", data, **options)
+    assert_array_equal(stable(resumed), stable(stopped))
+    with pytest.raises(ValueError, match="its stop_loss is"):
+        short(toy(column), tmp_path / "cut", data, epochs=6)
+
+
 @pytest.mark.parametrize("column", COLUMNS)
 def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     whole = short(toy(column), tmp_path / "whole", data)

@@ -1,15 +1,20 @@
 """Recipes of Table 1: Appendix C's values, and schedules that stretch."""
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from training.augment import autoaugment_cifar10
+from training.deep_results import DeepRun
 from training.images import SOURCES
 from training.models import MODELS
-from training.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, find_recipe
+from training.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, as_plain, find_recipe
 
+RESULTS = Path(__file__).parents[1] / "figures" / "results" / "table1"
 ALL = [recipe for row in RECIPES.values() for recipe in row.values()]
 
 
@@ -137,3 +142,14 @@ def test_sub_policies_are_those_of_the_recipe_or_those_given():
     recipe = find_recipe("pyramidnet-cifar100", "rsgd")
     assert recipe.augmentation().policy == autoaugment_cifar10(32) and recipe.augmentation(()).policy == ()
     assert find_recipe("efficientnet-b0-cifar100", "rsgd").augmentation().policy == autoaugment_cifar10(224)
+
+
+def test_stored_runs_are_recognised():
+    """Fields that came after a run was stored do not make it another one."""
+    stored = [DeepRun.load(path) for path in sorted(RESULTS.glob("*.npz"))]
+    assert len(stored) > 2
+    for run in stored:
+        recipe = find_recipe(run.row, run.column)
+        assert json.loads(json.dumps(as_plain(recipe))) == run.configuration["recipe"]
+    changed = as_plain(replace(recipe, flip=False, model_options={"dropout": 0.5}))
+    assert (changed["flip"], changed["model_options"]) == (False, {"dropout": 0.5})

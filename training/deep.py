@@ -41,6 +41,7 @@ def run(
     n_train: int | None = None,
     policies: Path | str | None = None,
     evaluate_every: int = 1,
+    stop_loss: float | None = None,
     bfloat16: bool = False,
     augment: bool = True,
     gamma_scale: float = 1.0,
@@ -73,6 +74,8 @@ def run(
         Sub-policies instead of the recipe's: a file that `training.augment.read_policy` reads; "none" to do without.
     evaluate_every : int
         Epochs between evaluations of the test error.
+    stop_loss : float, optional
+        End before the last epoch when the training loss is lower, see `training.deep_trainer.train`.
     bfloat16 : bool
         Autocast to bfloat16.
     augment : bool
@@ -136,6 +139,8 @@ def run(
         configuration["augment"] = False
     if gamma_scale != 1:
         configuration["gamma_scale"] = gamma_scale
+    if stop_loss is not None:
+        configuration["stop_loss"] = stop_loss
     if flatness is not None:
         configuration["flatness"] = dataclasses.asdict(flatness)
     base = Path(out) / f"{recipe.name}-seed{seed}"
@@ -183,6 +188,7 @@ def run(
                 epochs=epochs,
                 seed=seed,
                 evaluate_every=evaluate_every,
+                stop_loss=stop_loss,
                 bfloat16=bfloat16,
                 flatness=flatness,
                 after_epoch=after_epoch,
@@ -203,7 +209,7 @@ def run(
         row=recipe.row,
         column=recipe.column,
         seed=seed,
-        epochs=epochs,
+        epochs=state.epoch,
         epochs_scale=epochs_scale,
         n_train=len(images.train_labels),
         n_test=len(images.test_labels),
@@ -247,6 +253,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
     p.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ, for runs of fewer steps (default: 1)")
     add_flatness_options(p)
+    p.add_argument("--stop-loss", type=float, metavar="NATS", help="end when the training loss is lower")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
@@ -297,6 +304,7 @@ def main(argv: list[str] | None = None) -> int:
                 n_train=arguments.n_train,
                 policies=arguments.policies,
                 evaluate_every=arguments.evaluate_every,
+                stop_loss=arguments.stop_loss,
                 bfloat16=arguments.bfloat16,
                 augment=not arguments.no_augmentation,
                 gamma_scale=arguments.gamma_scale,

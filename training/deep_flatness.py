@@ -51,10 +51,6 @@ class FlatnessPlan:
         if self.subset is not None:
             check_count("flatness-subset", self.subset)
 
-    def is_due(self, epoch: int, epochs: int) -> bool:
-        """Whether it is measured after `epoch` of `epochs`."""
-        return epoch % self.every == 0 or epoch == epochs
-
 
 @dataclasses.dataclass(frozen=True)
 class FlatnessPoint:

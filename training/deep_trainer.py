@@ -26,7 +26,7 @@ from training.deep_flatness import FlatnessPlan, FlatnessPoint, measure_flatness
 from training.deep_results import EpochMetrics
 from training.images import Images
 from training.models import make_model
-from training.processes import own_replicas, sum_over
+from training.processes import first_decides, own_replicas, sum_over
 from training.randomness import augmentation_stream, device_seeds, minibatch_orders, sequence
 from training.recipes import Recipe
 
@@ -91,7 +91,7 @@ def begin(
     models = []
     for a in replicas:
         torch.manual_seed(int(sequence(seed, 1, a).generate_state(1, np.uint64)[0] >> 1))
-        models.append(make_model(recipe.model, classes).to(device))
+        models.append(make_model(recipe.model, classes, **recipe.model_options).to(device))
     gamma0 = math.nan if recipe.gamma0 is None else recipe.gamma0
     gamma = 0.0 if math.isnan(gamma0) else gamma0
     if recipe.algorithm == "rsgd":
@@ -120,6 +120,7 @@ def train(
     epochs: int,
     seed: int,
     evaluate_every: int = 1,
+    stop_loss: float | None = None,
     bfloat16: bool = False,
     flatness: FlatnessPlan | None = None,
     after_epoch: Callable[[State], None] = lambda state: None,
@@ -135,7 +136,10 @@ def train(
     epochs : int
     seed : int
     evaluate_every : int
-        Epochs between two evaluations of the test error; the last epoch is always evaluated.
+        Epochs between two evaluations of the test error; the last one is always evaluated.
+    stop_loss : float, optional
+        End, too, after the first epoch with a lower loss of the centre on the training images as they are. Costs a pass
+        over these an epoch.
     bfloat16 : bool
         Autocast forward passes to bfloat16.
     flatness : FlatnessPlan, optional
@@ -149,7 +153,16 @@ def train(
         When the loss of an epoch is not finite; the state is then past mending.
     """
     device = images.train_images.device
-    while state.epoch < epochs:
+
+    def is_over() -> bool:
+        if state.epoch >= epochs or stop_loss is None:
+            return state.epoch >= epochs
+        with centre(state, images, augmentation) as model:
+            loss, _ = evaluate(model, images.train_images, images.train_labels, images, augmentation)
+        return first_decides(loss < stop_loss, state.group)
+
+    over = is_over()
+    while not over:
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             metrics = _one_epoch(state, images, augmentation, epochs, seed)
@@ -159,9 +172,10 @@ def train(
         rate = metrics.passes * len(images.train_labels) / seconds
         passes = metrics.passes * (state.epoch + 1)  # those of one epoch until here
         state.epoch += 1
+        over = is_over()
         test_loss = test_error = math.nan
-        is_measured = flatness is not None and flatness.is_due(state.epoch, epochs)
-        if state.epoch % evaluate_every == 0 or state.epoch == epochs or is_measured:
+        is_measured = flatness is not None and (over or state.epoch % flatness.every == 0)
+        if over or state.epoch % evaluate_every == 0 or is_measured:
             with centre(state, images, augmentation) as model:
                 test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
                 if is_measured:

@@ -24,7 +24,7 @@ import bisect
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -105,6 +105,8 @@ class Recipe:
         Such as "resnet18-cifar10", and one of `COLUMNS`.
     model, data : str
         Names in `training.models.MODELS` and `training.images.SOURCES`.
+    model_options : dict
+        Handed to the network, such as its dropout.
     epochs : int
         Of each replica; of the outer loop for eSGD, whose epoch has L passes.
     eta : Drops, Annealing or Decay
@@ -124,7 +126,7 @@ class Recipe:
         By how much γ grows, exponentially, over the run.
     gamma_max : float
         If not 0, cosine focusing up to this γ instead.
-    size, padding, policy, cutout
+    size, padding, flip, policy, cutout
         See `training.augment.Augmentation`; `policy` is a name in `POLICIES`.
     """
 
@@ -152,8 +154,10 @@ class Recipe:
     gamma_max: float = 0.0
     size: int = 0
     padding: int = 4
+    flip: bool = True
     policy: str = "none"
     cutout: int = 0
+    model_options: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -190,7 +194,7 @@ class Recipe:
         """What happens to its minibatches; `policy` instead of the recipe's own sub-policies if given."""
         if policy is None:
             policy = POLICIES[self.policy](self.size or SOURCES[self.data].size)
-        return Augmentation(size=self.size, policy=policy, padding=self.padding, cutout=self.cutout)
+        return Augmentation(self.size, policy, self.padding, self.flip, self.cutout)
 
 
 def _cells(baseline: Recipe, rsgd: dict, esgd: dict | None) -> list[Recipe]:
@@ -325,5 +329,10 @@ def find_recipe(row: str, column: str) -> Recipe:
 
 
 def as_plain(recipe: Recipe) -> dict:
-    """Return the recipe as a dict for JSON, with the kind of its learning-rate schedule."""
-    return dataclasses.asdict(recipe) | {"eta_schedule": type(recipe.eta).__name__}
+    """Return the recipe as a dict for JSON, with the kind of its learning-rate schedule.
+
+    Fields that came later are left out at their defaults, so that runs stored before them are still recognised.
+    """
+    later = {"flip": True, "model_options": {}}.items()
+    fields = {name: value for name, value in dataclasses.asdict(recipe).items() if (name, value) not in later}
+    return fields | {"eta_schedule": type(recipe.eta).__name__}

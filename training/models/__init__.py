@@ -19,7 +19,7 @@ def _cifar_resnet(depth: int) -> Callable[[int], nn.Module]:
     return lambda num_classes: CifarResNet(depth, num_classes)
 
 
-MODELS: dict[str, Callable[[int], nn.Module]] = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "smallconvnet": SmallConvNet,
     "resnet18": resnet18,
     "resnet18-imagenet-stem": lambda num_classes: resnet18(num_classes, cifar_stem=False),
@@ -32,7 +32,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def make_model(name: str, num_classes: int = 10) -> nn.Module:
+def make_model(name: str, num_classes: int = 10, **options: object) -> nn.Module:
     """Return a new network, initialised from torch's global random numbers.
 
     Parameters
@@ -43,11 +43,15 @@ def make_model(name: str, num_classes: int = 10) -> nn.Module:
         the paper, 224×224 (CIFAR rescaled) ``efficientnet-b0``.
     num_classes : int
         Logits that come out, shape (B, num_classes).
+    **options
+        Of networks that have some, such as `training.models.small.VGGLike`.
 
     Raises
     ------
     ValueError
         When there is no such network, or `num_classes` is below 1.
+    TypeError
+        When it has no such option.
     ImportError
         When it is one of torchvision's and that is not installed.
     """
@@ -55,4 +59,4 @@ def make_model(name: str, num_classes: int = 10) -> nn.Module:
         raise ValueError(f"model must be one of {', '.join(MODELS)}; got {name!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-    return MODELS[name](num_classes)
+    return MODELS[name](num_classes, **options)

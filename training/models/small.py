@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from training.models.initialisation import kaiming_normal
@@ -36,9 +37,9 @@ class SmallConvNet(nn.Sequential):
 class VGGLike(nn.Sequential):
     """Blocks of 3×3 convolutions and a maximum, then one dense layer: (B, 3, H, W) to logits (B, num_classes).
 
-    B.3 has 3 blocks of width 512 and a dense layer of width 128, among models that differ in dropout. How many
-    convolutions a block has is not said; two is the fewest that VGG (Simonyan & Zisserman 2015) has at width 512. The
-    dense layer sees the mean over the image.
+    B.3 has 3 blocks of width 512 and a dense layer of width 128, among models that differ in dropout. They are of task
+    1 of the PGDL competition, whose description has two convolutions in a block and dropout after dense layers
+    (https://github.com/google-research/google-research/tree/master/pgdl). The dense layer sees the mean over the image.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ class VGGLike(nn.Sequential):
     blocks, width, convolutions, dense : int
         Blocks, channels, convolutions in a block, units of the dense layer.
     dropout : float
-        Probability of dropping a unit after each block and after the dense layer.
+        Probability of dropping a unit of the dense layer.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class VGGLike(nn.Sequential):
             for _ in range(convolutions):
                 layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU()]
                 in_channels = width
-            layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
+            layers.append(nn.MaxPool2d(2))
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, dense), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(*layers, nn.Linear(dense, num_classes))
         kaiming_normal(self)
+        self.to(memory_format=torch.channels_last)  # half the time on a CPU

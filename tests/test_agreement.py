@@ -1,0 +1,97 @@
+"""Local entropy, local energy and test error of the same minima: what is drawn and said follows from stored results."""
+
+import csv
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from figures import agreement
+from figures.agreement import BALANCED, DELTA, DROPOUT_LOOKS, PANELS, PHI, TEST, correlation, solutions, subsets
+from figures.fig1 import FIG1
+from figures.fig6 import FIG6
+from figures.networks import load_networks
+from figures.style import LOOKS
+
+
+@pytest.fixture(scope="module")
+def found():
+    with pytest.MonkeyPatch.context() as patch:
+
+        def forbidden(*args, **options):
+            raise AssertionError("a stored result was computed again")
+
+        for name in ("training.sweep.train", "bpflat.local_entropy", "bpflat.local_energy"):
+            patch.setattr(name, forbidden)
+        yield solutions((FIG1, FIG6), agreement.RESULTS)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    folder = agreement.RESULTS / "fig7"
+    return load_networks(folder) if any(folder.glob("*.npz")) else []
+
+
+def test_each_minimum_once(found):
+    """SGD fast without dropout is in both figures."""
+    series, minima = found
+    assert {one.name for one in series} == set(LOOKS) | set(DROPOUT_LOOKS)
+    assert len({*zip(minima.protocol, minima.restart, strict=True)}) == len(minima.protocol)
+    assert np.all(minima.train_error == 0) and np.all(minima.phi_far < 0) and np.all(minima.delta_error > 0)
+    parts = {name: len(part.protocol) for name, part in subsets(minima).items()}
+    fast = np.count_nonzero(minima.protocol == "sgd-fast")
+    assert parts["all"] == parts["five algorithms"] + parts["SGD fast with dropout"] - fast
+    assert parts["without SGD fast"] == parts["five algorithms"] - fast
+
+
+def test_correlations_are_scipys(found):
+    _, minima = found
+    value = correlation(minima, DELTA, TEST)
+    assert_allclose((value.value, value.p_value), stats.spearmanr(minima.delta_error, minima.test_error))
+    one = subsets(minima)["five algorithms"]
+    only = agreement.chosen(one, one.protocol == "esgd")
+    within = correlation(only, PHI, TEST, within=True)
+    assert_allclose(within.value, stats.spearmanr(only.phi_far, only.test_error).statistic)
+
+
+def test_what_the_picture_says(found):
+    """Both measures agree, also within each algorithm; test error follows them, but not among the flat minima."""
+    _, minima = found
+    assert correlation(minima, PHI, DELTA).low * correlation(minima, PHI, DELTA).high > 0.98
+    assert correlation(minima, PHI, DELTA, within=True).value < -0.95
+    flat = subsets(minima)["without SGD fast"]
+    for measure, sign in ((PHI, -1), (DELTA, 1)):
+        assert sign * correlation(minima, measure, TEST).value > 0.3
+        assert correlation(flat, measure, TEST).p_value > 0.05
+        assert correlation(flat, measure, BALANCED).p_value > 0.05
+        assert sign * correlation(subsets(minima)["SGD fast with dropout"], measure, TEST).value > 0.7
+
+
+def test_committed_numbers_follow_from_stored_results(found, networks):
+    folder = agreement.RESULTS / "agreement"
+    assert agreement.report(*found) == (folder / "agreement.md").read_text(encoding="utf-8")
+    with (folder / "agreement.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [[str(value) for value in row] for row in agreement.table(found[1], networks)]
+
+
+def test_panels(found, networks):
+    """Every minimum is a point of every panel; the deep panel is there if its results are."""
+    for some in ([], networks):
+        figure = agreement.draw(*found, some)
+        assert len(figure.axes) == 3 + bool(some)
+        for axes, (x, y) in zip(figure.axes, PANELS, strict=False):
+            drawn = np.concatenate([line.get_xdata() for line in axes.lines])
+            assert len(drawn) == len(found[1].protocol) and np.all(drawn > 0)
+            assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log" if y == DELTA else "linear")
+            sign = -1 if x == PHI else 1
+            number = f"{sign * correlation(found[1], x, y).value:+.2f}"
+            assert axes.get_title(loc="right").startswith(f"Spearman {number}")
+
+
+def test_missing_results_are_named(tmp_path, capsys):
+    """And not trained."""
+    assert agreement.main(["--stored", str(tmp_path), "--results", str(tmp_path)]) == 2
+    assert "sgd-fast.npz is not there; make it: python -m figures.fig1 --preset paper" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
