@@ -32,6 +32,10 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.draws
 	$(BIN)/python -m figures.readings
 	$(BIN)/python -m figures.published_resnets
+	$(BIN)/python -m figures.table1 --results figures/results/table1
+	$(BIN)/python -m figures.fig2 --results figures/results/table1 --rows smallconvnet-cifar10
+	$(BIN)/python -m figures.fig7
+	$(BIN)/python -m figures.agreement
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)

@@ -182,7 +182,10 @@ def local_entropy(
     if device is not None:
         if method not in ("bp", "ep"):
             raise ValueError(f"device is for the methods 'bp' and 'ep', not {method!r}; leave it out")
-        device = str(check_device(device))
+        found = check_device(device)
+        if found.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be a CPU or a CUDA GPU, for double precision, not {device!r}")
+        device = str(found)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     weights, patterns, labels = check_problem(weights, patterns, labels)
@@ -251,7 +254,7 @@ def _curve(
 ) -> list[Point]:
     """All points of one reference (K, N)."""
     if method == "bp-edge":
-        # finest = _STRIDE: what failed was too slow, and would be again
+        # finest = STRIDE: what failed was too slow, and would be again
         return run(follow(grid, finest=STRIDE), partial(solve_edges, weights, patterns, labels, tolerance=tolerance))
     nodes = make_nodes(weights, patterns)
     options = {"n_errors": np.count_nonzero(vote(nodes.hidden) != labels), "beta": beta}
@@ -272,7 +275,7 @@ def _curves_together(
     references, patterns, labels, grid, follow, *, n_errors, device, n_jobs, **options
 ) -> Iterator[list[Point]]:
     """All points of each of the references (R, K, N), in families that fit the device, on a CPU over processes."""
-    most = max(1, _room(device) // _bytes_of(options["method"], *references.shape[1:], len(patterns)))
+    most = max(1, _room(device) // _bytes_of(options["method"], references.shape[1], len(patterns)))
     n_jobs = effective_n_jobs(n_jobs) if device == "cpu" else 1
     n_parts = max(n_jobs, -(-len(references) // (most // n_jobs or 1)))
     parts = [part for part in np.array_split(np.arange(len(references)), n_parts) if len(part)]
@@ -310,6 +313,6 @@ def _room(device: str) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.startswith("cuda") else _CPU_BYTES
 
 
-def _bytes_of(method: str, n_hidden: int, n_inputs: int, n_patterns: int) -> int:
+def _bytes_of(method: str, n_hidden: int, n_patterns: int) -> int:
     """About the most that one reference takes: matrices (K, P, P), and a Krylov space and its like."""
     return n_hidden * n_patterns * ({"bp": 12, "ep": 80}[method] * n_patterns + 1500)
