@@ -6,7 +6,7 @@ cavity moments (ω/√Δ, V/Δ), flat: n = 2 K P.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Status(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(ABC):
     """The fixed-point equations around R references.
 
     Attributes

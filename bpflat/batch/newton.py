@@ -1,4 +1,4 @@
-"""Newton-Krylov for a batch of independent systems of the same size: `bpflat.newton`, in step.
+"""Newton-Krylov around the references of a family, each a system of its own: `bpflat.newton`, in step.
 
 Systems that have ended leave the family.  Within a Newton step the Krylov spaces grow together; they are kept in single
 precision, which is enough for a direction, while residuals are evaluated in double precision.
@@ -51,6 +51,7 @@ def solve_family(
 
 
 def _newton(family: Family, x: Tensor, tolerance: float, max_steps: int) -> tuple[Tensor, Status]:
+    """Where each iteration from x (R, n) ended: where it converged, or where no step reduced its residual."""
     residual, extra = family.change(x)
     ended, largest = x.clone(), residual.abs().amax(dim=1)
     rows = torch.arange(len(x), device=x.device)
