@@ -47,5 +47,13 @@ def make_family(
         It must know float64.
     """
     belief_propagation = BinaryBP if np.all(np.abs(patterns) == 1) else RealBP
-    kind = {"bp": belief_propagation, "ep": FullEP}[method]
-    return kind.of(weights, patterns, labels, n_errors=n_errors, beta=beta, device=device)
+    inputs = torch.tensor(patterns / np.sqrt(patterns.shape[1]), device=device)
+    return {"bp": belief_propagation, "ep": FullEP}[method](
+        inputs=inputs,
+        gram=inputs @ inputs.T,
+        labels=torch.tensor(labels, device=device),
+        hidden=torch.tensor(weights, device=device) @ inputs.T,
+        n_errors=n_errors,
+        beta=beta,
+        delta=torch.ones(len(weights), 1, 1, dtype=torch.float64, device=device),
+    )

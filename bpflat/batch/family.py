@@ -58,29 +58,6 @@ class Family(ABC):
 
     product_sweeps = 1  # sweeps that a product with the Jacobian takes
 
-    @classmethod
-    def of(
-        cls,
-        weights: NDArray[np.float64],
-        patterns: NDArray[np.float64],
-        labels: NDArray[np.float64],
-        *,
-        n_errors: NDArray[np.int64],
-        beta: float | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Family:
-        """References (R, K, N) on patterns (P, N) with labels ±1 (P,), on a device; Δ is to be set by `at`."""
-        inputs = torch.tensor(patterns / np.sqrt(patterns.shape[1]), device=device)
-        return cls(
-            inputs=inputs,
-            gram=inputs @ inputs.T,
-            labels=torch.tensor(labels, device=device),
-            hidden=torch.tensor(weights, device=device) @ inputs.T,
-            n_errors=np.asarray(n_errors),
-            beta=beta,
-            delta=torch.ones(len(weights), 1, 1, dtype=torch.float64, device=device),
-        )
-
     @property
     def n_inputs(self) -> int:
         """N."""
