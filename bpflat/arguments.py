@@ -132,4 +132,4 @@ def check_device(device: str | torch.device) -> torch.device:
         reason = "it holds no numbers"
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # as the backends please
         reason = str(error).splitlines()[0]
-    raise ValueError(f"device {str(device)!r} cannot be used: {reason}")
+    raise ValueError(f"device {str(device)!r} cannot be used: {reason}; use device='cpu'")
