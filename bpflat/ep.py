@@ -21,6 +21,8 @@ from bpflat.bp.errors import tolerant_output_node
 from bpflat.newton import directional_difference, newton_krylov
 from bpflat.point import Point
 
+_WEAK = 1e-18  # sites with |τ| ΔC below this change no digit of a covariance; around flat minima most are weaker still
+
 
 def solve_ep(
     hidden: NDArray[np.float64],
@@ -124,7 +126,9 @@ def solve_ep(
     root = newton_krylov(change, linearize, point, tolerance=tolerance, max_steps=max_steps)
     nu, tau, outputs, posterior, mean = root.extra
     omega, variance = (scale * root.point).reshape(2, *shape)
-    signs, log_dets = np.linalg.slogdet(_precision(kernel, tau))
+    signs, log_dets = np.transpose(
+        [_log_det(kernel, *unit) for unit in zip(tau.T, _diagonal(posterior).T, strict=True)]
+    )
     shift, pull = mean - hidden, nu - tau * mean
     total = (
         -0.5 * log_dets.sum()
@@ -150,15 +154,39 @@ def solve_ep(
     )
 
 
-def _precision(kernel, tau):
-    """``I + ΔC diag τ_k`` for every unit, shape (K, P, P)."""
-    return np.eye(len(kernel)) + kernel * tau.T[:, None, :]
-
-
 def _posterior(hidden, kernel, nu, tau):
     """Covariances S (K, P, P) and means (P, K) of the pre-activations given the sites."""
-    covariance = np.linalg.solve(_precision(kernel, tau), kernel)
+    covariance = np.stack([_covariance(kernel, unit) for unit in tau.T])
     return covariance, hidden + _apply(covariance, nu - tau * hidden)
+
+
+def _is_strong(kernel, tau):
+    """Which sites τ (P,) of a unit matter to its covariance; denormal ones would make LAPACK many times slower."""
+    return np.abs(tau) * kernel.diagonal() > _WEAK
+
+
+def _covariance(kernel, tau):
+    """``S = (I + ΔC diag τ)⁻¹ ΔC`` (P, P) of one unit.
+
+    Where most sites are weak, by the strong ones A alone: ``S = K - K_:A τ_A (I + K_AA τ_A)⁻¹ K_A:`` with K = ΔC.
+    """
+    strong = _is_strong(kernel, tau)
+    if 2 * np.count_nonzero(strong) > len(tau):
+        return np.linalg.solve(np.eye(len(tau)) + kernel * np.where(strong, tau, 0.0), kernel)
+    rows = kernel[strong]
+    return kernel - (rows.T * tau[strong]) @ np.linalg.solve(_precision(kernel, tau, strong), rows)
+
+
+def _precision(kernel, tau, some):
+    """``I + ΔC diag τ`` on some of the patterns, (P,) bool."""
+    return np.eye(np.count_nonzero(some)) + kernel[np.ix_(some, some)] * tau[some]
+
+
+def _log_det(kernel, tau, variance):
+    """Sign and logarithm of ``det(I + ΔC diag τ)`` of one unit, with posterior variances (P,) for the weak sites."""
+    strong = _is_strong(kernel, tau)
+    sign, log_det = np.linalg.slogdet(_precision(kernel, tau, strong))
+    return sign, log_det + np.sum((tau * variance)[~strong])
 
 
 def _diagonal(matrices):

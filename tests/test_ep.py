@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from bpflat import local_entropy
 from bpflat.bp import make_nodes
-from bpflat.ep import solve_ep
+from bpflat.ep import _covariance, _log_det, solve_ep
 from tests import naive
 from tests.test_bp import random_instance
 from tests.test_entropy import stored  # noqa: F401  (a fixture)
@@ -104,3 +104,23 @@ class TestStoredSolutions:
         problems, _ = stored
         curve = local_entropy(*problems[index], [1e-3, 0.1, 1.0, 4.0], method="ep")
         assert curve.converged.all() and np.all(np.diff(curve.phi) < 0) and np.all(curve.phi < 0)
+
+
+class TestWeakSites:
+    """Patterns that pull by less than a rounding are left out of the linear algebra."""
+
+    @pytest.mark.parametrize("n_strong", [0, 3, 20, 40])
+    def test_covariance_and_determinant(self, n_strong):
+        """Of few strong sites, of none, of most, positive and negative: as of the whole matrix."""
+        rng = np.random.default_rng(n_strong)
+        patterns = rng.choice([-1.0, 1.0], (40, 60))
+        kernel = 0.3 * patterns @ patterns.T / 60
+        tau = 10.0 ** rng.uniform(-320, -25, 40)
+        tau[:n_strong] = rng.uniform(-0.3, 2.0, n_strong)
+        whole = np.eye(40) + kernel * tau
+        covariance = _covariance(kernel, tau)
+        assert_allclose(covariance, np.linalg.solve(whole, kernel), rtol=1e-12, atol=1e-14)
+        sign, log_det = _log_det(kernel, tau, covariance.diagonal())
+        expected = np.linalg.slogdet(whole)
+        assert sign == expected[0]
+        assert_allclose(log_det, expected[1] if n_strong else np.trace(kernel * tau), rtol=1e-12)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bpflat.batch.family import Family, Status
 from bpflat.batch.newton import directional_differences
+from bpflat.ep import _WEAK
 from bpflat.point import Point
 
 
@@ -34,9 +35,13 @@ class FullEP(Family):
         shrink = 1 - variance * outputs.curvature
         return torch.stack([outputs.g + omega * outputs.curvature, outputs.curvature], dim=1) / shrink[:, None]
 
+    def _is_strong(self, tau: Tensor) -> Tensor:
+        return tau.abs() * self.delta * self.gram.diagonal() > _WEAK
+
     def _precision(self, tau: Tensor) -> Tensor:
-        """``I + ΔC diag τ_k`` (R, K, P, P)."""
-        precision = (self.delta * self.gram)[:, None] * tau[:, :, None, :]
+        """``I + ΔC diag τ_k`` (R, K, P, P) of the strong sites: denormal ones would be slow."""
+        strong = torch.where(self._is_strong(tau), tau, 0.0)
+        precision = (self.delta * self.gram)[:, None] * strong[:, :, None, :]
         precision.diagonal(dim1=2, dim2=3).add_(1)
         return precision
 
@@ -81,6 +86,10 @@ class FullEP(Family):
         nu, tau, mean, covariance = self._posterior(*self._sites(x).unbind(1))
         omega, variance = self._cavities(x)
         signs, log_dets = torch.linalg.slogdet(self._precision(tau))
+        # weak sites to first order
+        log_dets = log_dets + torch.where(self._is_strong(tau), 0.0, tau * covariance.diagonal(dim1=2, dim2=3)).sum(
+            dim=2
+        )
         shift, pull = mean - self.hidden, nu - tau * mean
         sites = torch.log1p(variance * tau)
         sites = sites - (variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau)
