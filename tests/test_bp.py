@@ -72,6 +72,14 @@ class TestOutputNode:
             assert_allclose(g[0, 0], norm.pdf(y), rtol=1e-12)
             assert_allclose(curvature[0, 0], y * norm.pdf(y), rtol=1e-12)
 
+    def test_no_denormal_numbers(self):
+        """Derivatives that would be denormal, which slows all products with them, are 0; log Z stays what it is."""
+        y = np.linspace(35, 38.5, 200)[:, None]
+        g, curvature, log_z = output_node(y, np.ones_like(y), np.ones(len(y)))
+        assert ((g == 0) | (g > 1e-290)).all() and ((curvature == 0) | (curvature > 1e-290)).all()
+        assert (g[0] > 0).all() and (g[-1] == 0).all()
+        assert_allclose(-log_z, norm.sf(y[:, 0]), rtol=1e-11, atol=1e-307)  # scipy has no denormal numbers
+
     def test_certain_patterns(self):
         for value in output_node(np.full((1, 3), 1e3), np.ones((1, 3)), np.ones(1)):
             assert np.all(value == 0)
