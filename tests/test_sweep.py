@@ -109,10 +109,10 @@ def test_parts_of_another_run_are_refused(tmp_path):
 def test_parts_are_joined_honestly(tmp_path):
     training = trainings(tmp_path)[0]
     a, b = training.run([1], threads=1), training.run([0], threads=1)
-    b = dataclasses.replace(b, git_revision="0ther", versions=b.versions | {"numpy": "0"})
+    b = dataclasses.replace(b, git_revision="!other", versions=b.versions | {"numpy": "0"})
     joined = TrainedMinima.joined([a, b])
     assert joined.restart.tolist() == [0, 1] and np.array_equal(joined.weights, [b.weights[0], a.weights[0]])
-    assert joined.git_revision == f"0ther, {a.git_revision}"
+    assert joined.git_revision == f"!other, {a.git_revision}"  # sorted, before any hash
     assert joined.versions == a.versions | {"numpy": f"0, {a.versions['numpy']}"}
     with pytest.raises(ValueError, match="not distinct"):
         TrainedMinima.joined([a, a])
