@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_patterns, check_problem, check_weights
+from bpflat.arguments import check_flag, check_patterns, check_problem, check_weights
 
 
 def fingerprint(weights: NDArray[np.float64]) -> str:
@@ -25,14 +25,43 @@ def vote(hidden: NDArray) -> NDArray[np.int8]:
     return np.where(2 * np.count_nonzero(hidden >= 0, axis=-1) > hidden.shape[-1], 1, -1).astype(np.int8)
 
 
+def in_unit_range(weights: NDArray) -> NDArray:
+    """Rows of `weights` (..., N), of any finite scale, times powers of two that bring largest entries into [1/2, 1).
+
+    Nothing is rounded but entries below 1e-300 of the largest, so pre-activations keep their signs and ties stay ties.
+    """
+    return np.ldexp(weights, -_exponents(weights))
+
+
+def _exponents(weights: NDArray) -> NDArray:
+    return np.frexp(np.abs(weights).max(axis=-1, keepdims=True))[1]
+
+
+def normalised(weights: NDArray) -> tuple[NDArray, NDArray]:
+    """Checked weights (..., K, N), of any finite scale, with rows rescaled to ``|w_k|² = N``, and their scales.
+
+    The scales ``|w_k|/√N``, shape (..., K), times these rows are the weights.  A row of zeros stays one, at scale 1.
+    """
+    rows = in_unit_range(weights)  # else squares might overflow, or underflow
+    rms = np.sqrt(np.mean(rows**2, axis=-1, keepdims=True))
+    rms[rms == 0] = 1.0
+    return rows / rms, np.ldexp(rms, _exponents(weights))[..., 0]
+
+
+def answers(weights: NDArray, patterns: NDArray) -> NDArray[np.int8]:
+    """Outputs, shape (..., P), of checked weights of any finite scale for checked patterns."""
+    return vote(preactivations(in_unit_range(weights), patterns))
+
+
 def predict(weights: ArrayLike, patterns: ArrayLike) -> NDArray[np.int8]:
     """Output of the committee machine (eq. 7).
 
     Parameters
     ----------
     weights : array_like, shape (K, N) or (R, K, N)
-        K odd.  The scale of a row does not matter.
+        K odd.  The scale of a row does not matter; any finite one will do.
     patterns : array_like, shape (P, N)
+        Of sizes between 1e-70 and 1e70, or zeros.
 
     Returns
     -------
@@ -42,10 +71,11 @@ def predict(weights: ArrayLike, patterns: ArrayLike) -> NDArray[np.int8]:
     Raises
     ------
     ValueError
-        Even K, wrong shapes, empty arrays, NaN or infinite entries.
+        Even K, wrong shapes, empty arrays, NaN or infinite entries, arrays of anything but real numbers: complex,
+        bool, masked, of dates, records, objects or text; tensors that are sparse, elsewhere or require gradients.
     """
     weights = check_weights(weights)
-    return vote(preactivations(weights, check_patterns(patterns, weights.shape[-1])))
+    return answers(weights, check_patterns(patterns, weights.shape[-1]))
 
 
 def error(weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, balanced: bool = False):
@@ -71,7 +101,8 @@ def error(weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, balance
         Bad input as in `predict`, labels other than ±1, or `balanced` with a class missing.
     """
     weights, patterns, labels = check_problem(weights, patterns, labels)
-    wrong = vote(preactivations(weights, patterns)) != labels
+    balanced = check_flag("balanced", balanced)
+    wrong = answers(weights, patterns) != labels
     if balanced:
         if np.all(labels == labels[0]):
             raise ValueError("labels hold one class only; the balanced error needs both")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from dataclasses import dataclass
 
@@ -11,9 +10,9 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_grid, check_problem, spawn_streams
+from bpflat.arguments import check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
 from bpflat.bp.kernels import output_node
-from bpflat.committee import fingerprint, preactivations, vote
+from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
 from bpflat.storage import load_result, save_result
 
 _KIND = "local-energy"
@@ -174,13 +173,11 @@ def local_energy(
     """
     weights, patterns, labels = check_problem(weights, patterns, labels)
     sigmas = check_grid("sigmas", sigmas, zero=True)
-    if method not in _METHODS:
-        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(map(repr, _METHODS))}")
-    if method == "sampling":
-        n_samples = check_n_samples(n_samples)
+    method = check_choice("method", method, _METHODS)
+    n_samples, n_jobs = check_n_samples(n_samples), check_jobs(n_jobs)
     streams = spawn_streams(seed, 1 if weights.ndim == 2 else len(weights))
 
-    references = weights.reshape(-1, *weights.shape[-2:])
+    references = in_unit_range(weights).reshape(-1, *weights.shape[-2:])
     tasks = [
         joblib.delayed(_of_one)(reference, patterns, labels, sigmas, method, n_samples, stream)
         for reference, stream in zip(references, streams, strict=True)
@@ -205,26 +202,7 @@ def local_energy(
 
 def check_n_samples(n_samples: int) -> int:
     """Return `n_samples` as an int ≥ 2, or raise a ValueError that says what to mend."""
-    try:
-        n_samples = operator.index(n_samples)
-    except TypeError:
-        raise ValueError(f"n_samples must be an integer, not {n_samples!r}") from None
-    if n_samples < 2:
-        raise ValueError(f"n_samples must be at least 2 to give a standard error, not {n_samples}")
-    return n_samples
-
-
-def _normalised(weights: NDArray) -> tuple[NDArray, NDArray]:
-    """Rows of `weights` (K, N) scaled to mean square 1, and their scales (K,); a row of zeros keeps scale 1.
-
-    The largest entry is divided out first, so that squares neither overflow nor underflow.
-    """
-    largest = np.abs(weights).max(axis=-1)
-    largest = np.where(largest > 0, largest, 1.0)
-    scaled = weights / largest[:, None]
-    rms = np.sqrt(np.mean(scaled**2, axis=-1))
-    rms = np.where(rms > 0, rms, 1.0)
-    return scaled / rms[:, None], largest * rms
+    return check_count("n_samples", n_samples, at_least=2, why="for a standard error")
 
 
 def _of_one(weights, patterns, labels, sigmas, method, n_samples, stream):
@@ -244,7 +222,7 @@ def _sampled(weights, patterns, labels, sigmas, n_samples, rng, scratch_bytes=_S
     across zero, differently for every shape of the matrix product: results would depend on the chunks.
     """
     (n_units, n_inputs), n_patterns = weights.shape, len(patterns)
-    unit_rows, scales = _normalised(weights)
+    unit_rows, scales = normalised(weights)
     hidden = np.ascontiguousarray((preactivations(weights, patterns) / scales).T)
     positive = labels > 0
     n_wrong = np.count_nonzero(vote(hidden.T) != labels)
@@ -308,7 +286,7 @@ def _exact(weights, patterns, labels, sigmas):
 
     Only probabilities are added and multiplied, so without training errors a small δE is precise relatively.
     """
-    unit_rows, scales = _normalised(weights)
+    unit_rows, scales = normalised(weights)
     hidden = preactivations(weights, patterns) / scales
     spread = np.sqrt(np.square(patterns) @ np.square(unit_rows).T / weights.shape[1])  # of h_k at σ = 1
     answer = vote(hidden)

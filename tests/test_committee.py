@@ -95,7 +95,7 @@ with_nan[1, 2, 3] = np.nan
         ({"weights": np.ones((3, 0))}, "weights are empty"),
         ({"weights": [[1.0, 2.0], [1.0]]}, "weights must be an array of real numbers"),
         ({"weights": "sharp"}, "weights must be an array of real numbers"),
-        ({"weights": None}, "weights must have shape"),
+        ({"weights": None}, "weights must be an array of real numbers .it is None"),
         ({"patterns": good_patterns[:, :10]}, "patterns have N = 10 inputs but weights have N = 11"),
         ({"patterns": good_patterns[0]}, "patterns must have shape"),
         ({"patterns": np.ones((0, 11))}, "patterns are empty"),

@@ -309,7 +309,7 @@ def test_bad_arguments(data, tmp_path, options, message):
     [
         ({"every": 0}, "flatness-every must be a whole number, at least 1"),
         ({"every": 1, "sigmas": (0.1, -1.0)}, "flatness-sigmas must be positive"),
-        ({"every": 1, "n_samples": 1}, "n_samples must be at least 2"),
+        ({"every": 1, "n_samples": 1}, "n_samples must be a whole number, at least 2"),
         ({"every": 1, "subset": 0}, "flatness-subset must be a whole number"),
     ],
 )

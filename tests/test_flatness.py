@@ -640,7 +640,7 @@ def test_bad_input(small):
         (model, data, {"parameters": ["conv.wait"]}, r"no parameters \['conv.wait'\]; it has conv.weight"),
         (model, data, {"parameters": []}, "chooses none of conv.weight"),
         (model, data, {"parameters": lambda name: False}, "chooses none of conv.weight"),
-        (model, data, {"n_samples": 1}, "n_samples must be at least 2"),
+        (model, data, {"n_samples": 1}, "n_samples must be a whole number, at least 2"),
         (model, data, {"n_samples": 2, "antithetic": True}, "even and at least 4"),
         (model, data, {"n_samples": 7, "antithetic": True}, "even and at least 4"),
         (model, data, {"tolerance": 0}, "tolerance must be finite and greater than 0"),
