@@ -252,7 +252,7 @@ def check_scalar(
     at_least, above, at_most, below : float
         Bounds, of which the stricter counts on either side.  The default upper bound of 1e100 is there for its square.
     why : str
-        The reason of a bound, for the message.
+        The reason of the bounds that are not the default ones, for the message.
 
     Raises
     ------
@@ -270,9 +270,12 @@ def check_scalar(
         if number <= at_most and number < below:
             return number
         wanted = f"below {below:g}" if below <= at_most else f"at most {at_most:g}"
+        given = (at_most, below) != (_SQUARABLE, math.inf)
     else:
         wanted = f"greater than {above:g}" if above >= at_least else f"at least {at_least:g}"
-    raise ValueError(f"{name} must be finite and {wanted}{why and f' ({why})'}; got {shown(value)}")
+        given = (at_least, above) != (0.0, -math.inf)
+    reason = f" ({why})" if why and given else ""
+    raise ValueError(f"{name} must be finite and {wanted}{reason}; got {shown(value)}")
 
 
 def _is_whole(number: object) -> bool:
@@ -280,7 +283,7 @@ def _is_whole(number: object) -> bool:
 
 
 def check_count(name: str, value: int, *, at_least: int = 1, at_most: int = _MOST_DRAWS, why: str = "") -> int:
-    """Return `value` as an int if it is a whole number within the bounds; `why` gives their reason.
+    """Return `value` as an int if it is a whole number within the bounds; `why` says why these.
 
     The default upper bound, 1e9, is more than any loop of this package ends in a lifetime, and sums of squared counts
     over so many draws are still exact in 64 bits.
@@ -288,8 +291,12 @@ def check_count(name: str, value: int, *, at_least: int = 1, at_most: int = _MOS
     number = _number(value)
     if _is_whole(number) and at_least <= number <= at_most:
         return int(number)
-    wanted = f"at most {at_most}" if _is_whole(number) and number > at_most else f"at least {at_least}"
-    raise ValueError(f"{name} must be a whole number, {wanted}{why and f' ({why})'}; got {shown(value)}")
+    if _is_whole(number) and number > at_most:
+        wanted, given = f"at most {at_most}", at_most != _MOST_DRAWS
+    else:
+        wanted, given = f"at least {at_least}", at_least != 1
+    reason = f" ({why})" if why and given else ""
+    raise ValueError(f"{name} must be a whole number, {wanted}{reason}; got {shown(value)}")
 
 
 def check_jobs(n_jobs: int) -> int:

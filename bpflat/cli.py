@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_energy, local_entropy
+from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
 from bpflat.storage import read_npz
@@ -211,15 +212,24 @@ def _problem(arguments: argparse.Namespace):
     data = read_npz(arguments.data) if arguments.data else found
     if "patterns" in data and "labels" in data:
         return found["weights"], data["patterns"], data["labels"]
-    if arguments.data or found["weights"].shape[-1] != 784:
+    if arguments.data or check_weights(found["weights"]).shape[-1] != 784:
         raise ValueError(f"{arguments.data or arguments.weights} lacks `patterns` and `labels`; name them by --data")
-    drawn = json.loads(str(found["data"])) if "data" in found else {}  # minima know what they were trained on
+    drawn = _draw_of(found)
     bundled = load_reduced_fashion_mnist(
         drawn.get("n_train", 500) if arguments.n_train is None else arguments.n_train,
         seed=drawn.get("data_seed", 0) if arguments.data_seed is None else arguments.data_seed,
         balanced=drawn.get("balanced", False),
     )
     return found["weights"], bundled.train_patterns, bundled.train_labels
+
+
+def _draw_of(found: dict[str, np.ndarray]) -> dict:
+    """What minima know of the patterns that they were trained on; nothing where `data` is something else."""
+    try:
+        drawn = json.loads(str(found.get("data", "")))
+    except ValueError:
+        return {}
+    return drawn if isinstance(drawn, dict) else {}
 
 
 def _read(path: Path) -> LocalEntropyCurve | LocalEnergyProfile:

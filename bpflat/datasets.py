@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import operator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from bpflat.arguments import check_array, check_count, check_flag
 
 FILE_NAME = "reduced_fashion_mnist.npz"
 SHA256 = "85840e74ade318e16f5213a9568ad2e6c9b1c1b48bf80a7c04f1b8da2da8fb24"
@@ -56,7 +57,7 @@ def binarize_at_median(images: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.
     medians : ndarray of float64, shape (P,)
         In the units of `images`.
     """
-    images = np.asarray(images)
+    images = np.atleast_2d(check_array("images", images))
     images = images.reshape(len(images), -1)
     medians = np.median(images, axis=1)
     return np.where(images > medians[:, None], 1, -1).astype(np.int8), medians
@@ -86,7 +87,7 @@ def load_reduced_fashion_mnist(
     Raises
     ------
     ValueError
-        When `n_train` or `seed` is out of range, or the data file is not the one that was published.
+        When an argument is of another type or out of range, or the data file is not the one that was published.
     FileNotFoundError
         When there is no data file.
 
@@ -111,36 +112,24 @@ def load_reduced_fashion_mnist(
 
 def _draw(labels: NDArray, n_train: int | None, seed: int, balanced: bool) -> NDArray[np.intp]:
     """Positions of the drawn patterns among the `labels` of the training split."""
+    seed = check_count("seed", seed, at_least=0, at_most=2**32 - 1)
+    balanced = check_flag("balanced", balanced)
     if n_train is None:
         if balanced:
             raise ValueError("n_train=None is the whole split, which is not balanced; give an even n_train")
         return np.arange(len(labels))
-    n_train = _integer("n_train", n_train)
-    seed = _integer("seed", seed)
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, not {seed}")
     # RandomState, not a Generator: NumPy has frozen its stream, so that a seed means the same draw for ever.
     random = np.random.RandomState(seed)
     if not balanced:
-        if not 1 <= n_train <= len(labels):
-            raise ValueError(f"n_train must be from 1 to {len(labels)}, or None for all, not {n_train}")
+        n_train = check_count("n_train", n_train, at_most=len(labels), why="or None for all")
         return random.permutation(len(labels))[:n_train]
     classes = [np.flatnonzero(labels == label) for label in (1, -1)]
     most = 2 * min(map(len, classes))
-    if n_train % 2 or not 2 <= n_train <= most:
-        raise ValueError(f"n_train must be even and from 2 to {most} for a balanced draw, not {n_train}")
+    n_train = check_count("n_train", n_train, at_least=2, at_most=most, why="for a balanced draw")
+    if n_train % 2:
+        raise ValueError(f"n_train must be even for a balanced draw, not {n_train}")
     halves = [random.permutation(members)[: n_train // 2] for members in classes]
     return random.permutation(np.concatenate(halves))
-
-
-def _integer(name: str, value: object) -> int:
-    """Return `value` as an int, or raise a ValueError that names the argument; True is not a number here."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, not {value!r}") from None
 
 
 def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -12,6 +12,8 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
+from bpflat.arguments import check_path
+
 Result = TypeVar("Result")
 
 
@@ -31,11 +33,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     Raises
     ------
+    ValueError
+        When `path` cannot be the name of a file.
     OSError
         With the path and what to do, when the folder cannot be written or the disk is full;
         `path` then holds what it held before.
     """
-    path = Path(path)
+    path = Path(check_path("path", path))
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +94,9 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     OSError
         When there is no such file (FileNotFoundError) or it may not be read.
     ValueError
-        When the file is truncated, corrupted, or no such file.
+        When the file is truncated, corrupted, or no such file, or `path` cannot be the name of one.
     """
-    with open(path, "rb") as file:
+    with open(check_path("path", path), "rb") as file:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}  # reading all checks every CRC

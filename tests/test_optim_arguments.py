@@ -29,7 +29,7 @@ def entropy_sgd(**options):
         ({"L": 0}, "L must be a whole number, at least 1; got 0"),
         ({"L": 2.5}, "L must be a whole number"),
         ({"epsilon": -1e-4}, "epsilon must be finite"),
-        ({"alpha": 1.0}, "alpha must be below 1"),
+        ({"alpha": 1.0}, "alpha must be finite and below 1"),
         ({"alpha": -0.1}, "alpha must be finite"),
         ({"project": "rows"}, "project must be callable"),
         ({"seed": -1}, "seed must be"),
@@ -53,7 +53,7 @@ def test_inner_and_outer_must_be_of_one_model():
     one, other = (torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1) for _ in range(2))
     with pytest.raises(ValueError, match="same parameters"):
         EntropySGD(one, other, gamma=1.0)
-    with pytest.raises(ValueError, match="torch optimizers"):
+    with pytest.raises(ValueError, match="outer must be a torch optimizer"):
         EntropySGD(one, nn.Linear(2, 2), gamma=1.0)
 
 
@@ -132,5 +132,12 @@ def test_schedules_are_frozen_and_checked():
     for make in (lambda: focusing.Exponential.over(0.1, 0), lambda: focusing.Cosine(0.1, 0)):
         with pytest.raises(ValueError, match="epochs must be finite and greater than 0; got 0"):
             make()
+    with pytest.raises(ValueError, match=r"epochs must be finite and at least 1\.1.*to grow"):
+        focusing.Exponential.over(0.1, 1.0, factor=1e99)
+    with pytest.raises(ValueError, match=r"tau must be finite and at most 2.*beyond all floats"):
+        focusing.Exponential(0.1, 1e40)(3)
+    for schedule in (focusing.Constant(1.0), focusing.Exponential(1.0, 0.1), focusing.Cosine(1.0, 10)):
+        with pytest.raises(ValueError, match="tau must be finite and at least 0; got -1"):
+            schedule(-1)
     with pytest.raises(ValueError, match="factor must be finite and at least 1"):
         focusing.Exponential.over(0.1, 10, factor=0.5)

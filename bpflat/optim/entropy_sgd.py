@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bpflat.arguments import check_count, check_scalar, spawn_streams
+from bpflat.arguments import check_count, check_flag, check_scalar, spawn_streams
 from bpflat.optim.wrapper import (
     Wrapper,
     add_scaled_,
@@ -150,16 +150,14 @@ class EntropySGD(Wrapper):
         project: Callable[[], object] | None = None,
         seed: int | np.random.SeedSequence | None = None,
     ):
-        super().__init__((inner, outer), gamma, project)
+        super().__init__((inner, outer), gamma, project, ("inner", "outer"))
         if {id(p) for p in parameters(inner)} != {id(p) for p in parameters(outer)}:
             raise ValueError("inner and outer must be over the same parameters: those of one model")
         self.inner, self.outer = inner, outer
         self.L = L
         self.epsilon = check_scalar("epsilon", epsilon)
-        self.alpha = check_scalar("alpha", alpha)
-        if self.alpha >= 1:
-            raise ValueError(f"alpha must be below 1, or μ never moves; got {alpha}")
-        self.reset_inner = bool(reset_inner)
+        self.alpha = check_scalar("alpha", alpha, below=1, why="or μ never moves")
+        self.reset_inner = check_flag("reset_inner", reset_inner)
         (self._seed,) = spawn_streams(seed, 1)
         self._generators: dict[str, torch.Generator] = {}
         self._inner_steps = 0

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from bpflat.arguments import check_scalar
 
+_LARGEST_EXPONENT = 200.0  # e^200 times a γ₀ of 1e100 is still a number
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -29,6 +31,7 @@ class Constant:
 
     def __call__(self, tau: float) -> float:
         """Return γ at epoch `tau`."""
+        check_scalar("tau", tau)
         return self.gamma
 
 
@@ -58,14 +61,17 @@ class Exponential:
         Raises
         ------
         ValueError
-            `epochs` is not positive, or `factor` is below 1.
+            `epochs` is not positive or too few for such a growth, or `factor` is below 1.
         """
         check_scalar("epochs", epochs, above=0.0)
-        check_scalar("factor", factor, at_least=1.0)
-        return cls(gamma0, math.expm1(math.log(factor) / epochs))
+        log_factor = math.log(check_scalar("factor", factor, at_least=1.0))
+        check_scalar("epochs", epochs, at_least=log_factor / _LARGEST_EXPONENT, why="to grow by such a factor")
+        return cls(gamma0, math.expm1(log_factor / epochs))
 
     def __call__(self, tau: float) -> float:
         """Return γ at epoch `tau`."""
+        latest = _LARGEST_EXPONENT / math.log1p(self.gamma1) if self.gamma1 else math.inf
+        check_scalar("tau", tau, at_most=latest, why="γ would be beyond all floats")
         return self.gamma0 * (1.0 + self.gamma1) ** tau
 
 
@@ -93,4 +99,5 @@ class Cosine:
 
     def __call__(self, tau: float) -> float:
         """Return γ at epoch `tau`."""
+        check_scalar("tau", tau)
         return 0.5 * self.gamma_max * (1.0 - math.cos(math.pi * min(tau / self.epochs, 1.0)))

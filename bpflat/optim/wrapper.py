@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bpflat.arguments import check_scalar
+from bpflat.arguments import check_scalar, shown
 
 _ALIGNMENT = 16  # elements between the starts of views: at least 32 bytes, for vectorised loads
 
@@ -23,16 +23,24 @@ _ALIGNMENT = 16  # elements between the starts of views: at least 32 bytes, for 
 class Wrapper(Optimizer):
     """A torch optimizer whose parameter groups are those of other optimizers; base of the two public classes."""
 
-    def __init__(self, wrapped: Sequence[Optimizer], gamma: float, project: Callable[[], object] | None):
+    def __init__(
+        self,
+        wrapped: Sequence[Optimizer],
+        gamma: float,
+        project: Callable[[], object] | None,
+        names: Sequence[str] | None = None,
+    ):
         # What Optimizer.__init__ does, except for groups of its own: they stay those of the wrapped optimizers.
         self.__setstate__({"defaults": {}, "state": defaultdict(dict)})
         if project is not None and not callable(project):
-            raise ValueError(f"project must be callable without arguments, not {project!r}")
-        for optimizer in wrapped:
+            raise ValueError(f"project must be callable without arguments, not {shown(project)}")
+        for name, optimizer in zip(names or [f"replicas[{a}]" for a in range(len(wrapped))], wrapped, strict=True):
             if not isinstance(optimizer, Optimizer):
-                raise ValueError(f"expected torch optimizers, not {type(optimizer).__name__}")
+                raise ValueError(f"{name} must be a torch optimizer, not {shown(optimizer)}")
             if any(group.get("maximize") for group in optimizer.param_groups):
-                raise ValueError("maximize=True would turn the attraction into repulsion; minimise minus the objective")
+                raise ValueError(
+                    f"{name}: maximize=True would turn the attraction into repulsion; minimise minus the objective"
+                )
         self.gamma = gamma
         self._project = project or (lambda: None)
         self._inside_centre = False
