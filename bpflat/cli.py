@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--deltas", type=float, nargs="+", metavar="Δ", help="prior variances (default: 1e-3 to 4)")
     grid.add_argument("--distances", type=float, nargs="+", metavar="d", help="distances |w' - w|²/(2KN)")
     entropy.add_argument("--method", choices=METHODS, default="bp", help="estimator (default: bp)")
-    entropy.add_argument("--beta", type=float, help="cost of a training error (default: balanced)")
+    entropy.add_argument(
+        "--beta", type=float, help="cost of a training error (default: those of the reference are allowed)"
+    )
     entropy.add_argument("--n-samples", type=int, default=4000, help="of mcmc, a chain (default: 4000)")
     entropy.add_argument("--device", help="of bp and ep: references together, on cuda or cpu (default: one by one)")
     energy = measuring("energy", "Local energy δE(w, σ) (eq. 4), a fraction of the patterns.")

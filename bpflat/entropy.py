@@ -12,12 +12,24 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from bpflat.arguments import check_device, check_grid, check_problem, spawn_streams
-from bpflat.bp import Point, make_nodes, solve_edges, solve_nodes
-from bpflat.committee import fingerprint, preactivations, vote
+from bpflat.arguments import (
+    check_choice,
+    check_count,
+    check_device,
+    check_flag,
+    check_grid,
+    check_jobs,
+    check_problem,
+    spawn_streams,
+)
+from bpflat.bp import edges, node_solver
+from bpflat.bp.nodes import nodes_of
+from bpflat.bp.routines import DELTAS, check_beta, check_tolerance
+from bpflat.committee import answers, fingerprint, normalised
 from bpflat.continuation import STRIDE, along_deltas, along_distances, run, run_together
 from bpflat.ep import solve_ep
 from bpflat.mcmc import sample_log_z
+from bpflat.point import Point
 from bpflat.storage import load_result, save_result
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
@@ -49,7 +61,7 @@ class LocalEntropyCurve:
         Fraction of training errors of the reference itself.
     method : str
     beta : ndarray
-        Cost of an error; infinite where the reference makes none, 0 where the prior alone makes no more than it.
+        Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
     """
@@ -65,6 +77,15 @@ class LocalEntropyCurve:
     method: str
     beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
+
+    @property
+    def measure(self) -> str:
+        """Whose log fraction Φ is.
+
+        "count": of all w' that make no more errors than w (eq. 3).  "cost": the canonical quantity, in which w' weighs
+        ``e^{-β (E(w') - ⟨E⟩)}``, for a β that was given, or in files of version 0.1 balanced so that ⟨E⟩ is E(w).
+        """
+        return "cost" if np.isfinite(self.beta).any() else "count"
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the curve to `path` (.npz), atomically; raises OSError where it cannot be written."""
@@ -109,9 +130,9 @@ def local_entropy(
 ) -> LocalEntropyCurve:
     """Measure the normalised local entropy Φ_LE(w, d) (eq. 3).
 
-    The log fraction, per weight, of the sphere at distance d around w that makes no more training errors than w.
-    One of the methods gives ``log Z(w, Δ)`` with a Gaussian prior N(w, Δ) on the weights (B.1 of the paper), point
-    after point along Δ; a Legendre transform gives Φ at ``d(Δ)``.
+    The log fraction, per weight, of the weights at distance d from w that make no more training errors than w.
+    One of the methods gives ``log Z(w, Δ) = log P(E(w') ≤ E(w))`` under a Gaussian prior N(w, Δ) (B.1 of the paper),
+    point after point along Δ; a Legendre transform gives Φ at the distance ``d(Δ)`` of a typical such w'.
 
     Parameters
     ----------
@@ -128,15 +149,14 @@ def local_entropy(
     method : {"bp", "bp-edge", "ep", "mcmc"}
         Belief propagation by its node form (fast) or by plain messages on edges (for comparison); expectation
         propagation with full covariances, slower, and closer where the inputs are correlated, as pixels are; Monte
-        Carlo, slow, and right within its standard error.
+        Carlo, slow, with standard errors.
     beta : float, optional
-        Cost β of a training error, where factors ``e^{-β} + (1 - e^{-β}) 1[right]`` replace the hard ones.  By default
-        infinite for references without errors; else balanced at every Δ so that the mean number of errors is the
-        reference's.
+        Cost β of a training error: each w' weighs ``e^{-β E(w')}`` and none is forbidden.  Φ is then the canonical
+        quantity, with ``log Z + β⟨E⟩`` for log Z in the Legendre transform.  By default w' are counted as in eq. 3.
     seed : int, optional
         For "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
     tolerance : float
-        Of the fixed point (see `bpflat.bp.solve_nodes`); Φ is then good to about its square.
+        Of the fixed point (see `bpflat.bp.solve_nodes`), at most 1e-3: Φ is good to about its square.
     n_samples, n_chains : int
         For "mcmc": sweeps of a chain and number of chains (see `bpflat.mcmc.sample_log_z`).
     n_jobs : int
@@ -159,64 +179,45 @@ def local_entropy(
     ------
     ValueError
         Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
-        without weights, Δ or d that are not positive and rising or both of them, an unknown method, β ≤ 0, errors
-        and β with "bp-edge", a device that is not there, or one for a method that does not use it.
+        without weights, a pattern of zeros, Δ or d that do not rise, lie outside 1e-12 to 1e12, or are both given, an
+        unknown method, numbers out of bounds, errors and β with "bp-edge", a device that is not there, or one for a
+        method that does not use it.
 
     References
     ----------
     Pittorino et al., Entropic gradient descent algorithms and wide flat minima, ICLR 2021, eq. 3 and Appendix B.1.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(map(repr, METHODS))}")
+    method = check_choice("method", method, METHODS)
     if deltas is not None and distances is not None:
         raise ValueError("deltas and distances are both given; give the one at which Φ is wanted")
-    if beta is not None and not beta > 0:
-        raise ValueError(f"beta must be positive (what an error costs), not {beta}")
+    beta, tolerance, n_jobs = check_beta(beta), check_tolerance(tolerance), check_jobs(n_jobs)
     if beta is not None and method == "bp-edge":
         raise ValueError("beta needs another method; messages on edges know hard patterns only")
-    if n_samples < 100 or n_chains < 2:
+    n_samples = check_count("n_samples", n_samples, at_least=100, at_most=10**7, why="kept, for a standard error")
+    n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
+    device, progress = _check_device(device, method), check_flag("progress", progress)
+    weights, patterns, labels = check_problem(weights, patterns, labels, zero_rows=False)
+    n_errors = np.count_nonzero(answers(weights, patterns) != labels, axis=-1)  # once: rescaled, a tie might turn
+    if np.any(n_errors) and method == "bp-edge":
         raise ValueError(
-            "n_samples must be at least 100 and n_chains at least 2, for a standard error; "
-            f"they are {n_samples} and {n_chains}"
-        )
-    if device is not None:
-        if method not in ("bp", "ep"):
-            raise ValueError(f"device is for the methods 'bp' and 'ep', not {method!r}; leave it out")
-        found = check_device(device)
-        if found.type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be a CPU or a CUDA GPU, for double precision, not {device!r}")
-        device = str(found)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive, not {tolerance}")
-    weights, patterns, labels = check_problem(weights, patterns, labels)
-    if not patterns.any(axis=1).all():
-        raise ValueError("patterns hold one of zeros only: no weights can change its answer; leave it out")
-    norms = np.linalg.norm(weights, axis=-1, keepdims=True)
-    if not (norms > 0).all():
-        raise ValueError("weights have a hidden unit whose weights are all zero: it has no direction to start from")
-    references = (weights * (np.sqrt(weights.shape[-1]) / norms)).reshape(-1, *weights.shape[-2:])
-    errors = np.mean(vote(preactivations(references, patterns)) != labels, axis=-1)
-    if errors.any() and method == "bp-edge":
-        raise ValueError(
-            f"weights: {np.count_nonzero(errors)} of {len(errors)} references make training errors (the first: "
-            f"{np.flatnonzero(errors)[0]}), which messages on edges cannot allow; use another method"
+            f"weights: {np.count_nonzero(n_errors)} of {n_errors.size} references make training errors (the first: "
+            f"{np.flatnonzero(n_errors)[0]}), which messages on edges cannot allow; use another method"
         )
     if distances is not None:
         grid, follow = check_grid("distances", distances), along_distances
     else:
-        grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas)
+        grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas, between=DELTAS)
         follow = along_deltas
-    options = {"method": method, "tolerance": tolerance, "beta": beta}
+    references = normalised(weights)[0].reshape(-1, *weights.shape[-2:])
+    problem = references, n_errors.reshape(-1), patterns, labels, grid, follow
+    options = {"method": method, "tolerance": tolerance, "beta": beta, "n_jobs": n_jobs}
     if device is None:
-        options |= {"n_samples": n_samples, "n_chains": n_chains, "seed": seed}
-        curves = _curves_apart(references, patterns, labels, grid, follow, n_jobs=n_jobs, **options)
+        curves = _curves_apart(*problem, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
-        n_errors = np.rint(errors * len(labels)).astype(np.int64)
-        options |= {"n_errors": n_errors, "device": device}
-        curves = _curves_together(references, patterns, labels, grid, follow, n_jobs=n_jobs, **options)
+        curves = _curves_together(*problem, device=device, **options)
     bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
     points = list(bar)
-    shape = (*weights.shape[:-2], len(grid))
+    shape, train_error = (*weights.shape[:-2], len(grid)), n_errors / len(labels)
 
     def collect(value: Callable, dtype=np.float64):
         return np.array([[value(p) for p in curve] for curve in points], dtype=dtype).reshape(shape)
@@ -232,35 +233,50 @@ def local_entropy(
         std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
-        train_error=float(errors[0]) if weights.ndim == 2 else errors,
+        train_error=float(train_error) if weights.ndim == 2 else train_error,
         method=method,
         beta=if_converged("beta"),
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
     )
 
 
-def _curves_apart(references, patterns, labels, grid, follow, *, seed, n_jobs, **options) -> Iterator[list[Point]]:
+def _check_device(device: str | None, method: str) -> str | None:
+    """Return the full name of the device, if one is given that the method can use."""
+    if device is None:
+        return None
+    if method not in ("bp", "ep"):
+        raise ValueError(f"device is for the methods 'bp' and 'ep', not {method!r}; leave it out")
+    found = check_device(device)
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be a CPU or a CUDA GPU, for double precision, not {device!r}")
+    return str(found)
+
+
+def _curves_apart(
+    references, n_errors, patterns, labels, grid, follow, *, seed, n_jobs, **options
+) -> Iterator[list[Point]]:
     """All points of each of the references (R, K, N), over processes."""
     inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
+    streams = spawn_streams(seed, len(references))
     with parallel_config("loky", inner_max_num_threads=1):
         yield from Parallel(n_jobs=outer, return_as="generator")(
-            delayed(_curve)(w, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **options)
-            for w, stream in zip(references, spawn_streams(seed, len(references)), strict=True)
+            delayed(_curve)(w, e, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **options)
+            for w, e, stream in zip(references, n_errors, streams, strict=True)
         )
 
 
 def _curve(
-    weights, patterns, labels, grid, follow, *, method, tolerance, beta, n_samples, n_chains, seed, n_jobs
+    weights, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, n_samples, n_chains, seed, n_jobs
 ) -> list[Point]:
-    """All points of one reference (K, N)."""
+    """All points of one reference (K, N), rows of norm √N, that makes n_errors training errors."""
     if method == "bp-edge":
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(solve_edges, weights, patterns, labels, tolerance=tolerance))
-    nodes = make_nodes(weights, patterns)
-    options = {"n_errors": np.count_nonzero(vote(nodes.hidden) != labels), "beta": beta}
+        return run(follow(grid, finest=STRIDE), partial(edges.solve, weights, patterns, labels, tolerance=tolerance))
+    nodes = nodes_of(weights, patterns)
+    options = {"n_errors": int(n_errors), "beta": beta}
     pre_activations = nodes.hidden, nodes.gram, labels, nodes.n_inputs
     if method == "bp":
-        solve = partial(solve_nodes, nodes, labels, tolerance=tolerance, **options)
+        solve = partial(node_solver.solve, nodes, labels, tolerance=tolerance, **options)
     else:
         solve = partial(solve_ep, *pre_activations, tolerance=tolerance, **options)
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
@@ -272,7 +288,7 @@ def _curve(
 
 
 def _curves_together(
-    references, patterns, labels, grid, follow, *, n_errors, device, n_jobs, **options
+    references, n_errors, patterns, labels, grid, follow, *, device, n_jobs, **options
 ) -> Iterator[list[Point]]:
     """All points of each of the references (R, K, N), in families that fit the device, on a CPU over processes."""
     most = max(1, _room(device) // _bytes_of(options["method"], references.shape[1], len(patterns)))
@@ -281,9 +297,7 @@ def _curves_together(
     parts = [part for part in np.array_split(np.arange(len(references)), n_parts) if len(part)]
     with parallel_config("loky", inner_max_num_threads=1):
         families = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_family)(
-                references[part], patterns, labels, grid, follow, n_errors=n_errors[part], device=device, **options
-            )
+            delayed(_family)(references[part], n_errors[part], patterns, labels, grid, follow, device=device, **options)
             for part in parts
         )
         for curves in families:
@@ -291,7 +305,7 @@ def _curves_together(
 
 
 def _family(
-    references, patterns, labels, grid, follow, *, method, tolerance, beta, n_errors, device
+    references, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, device
 ) -> list[list[Point]]:
     """All points of R references (R, K, N) that are solved together."""
     import torch

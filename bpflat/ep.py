@@ -54,7 +54,7 @@ def solve_ep(
     n_errors : int
         Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
     beta : float, optional
-        Cost of an error, instead of the one that balances `n_errors`.
+        Cost of an error, where any number of them is allowed instead.
     start : Point, optional
         An earlier result for the same reference at a nearby Δ; else begin without sites.
     tolerance : float
@@ -133,7 +133,7 @@ def solve_ep(
     total = (
         -0.5 * log_dets.sum()
         + 0.5 * np.sum((nu - tau * hidden) * shift + 2 * nu * hidden - tau * hidden**2)
-        + outputs.log_z.sum()
+        + outputs.log_z
         + 0.5 * np.sum(np.log1p(variance * tau))
         - 0.5 * np.sum((variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau))
     )
@@ -149,7 +149,7 @@ def solve_ep(
         n_iter=sweeps,
         residual=residual,
         messages=(nu, tau),
-        beta=outputs.beta,
+        beta=np.inf if beta is None else beta,
         errors=outputs.errors / n_weights,
     )
 

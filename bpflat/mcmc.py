@@ -11,22 +11,21 @@ integral over β to discretise.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from numba import njit
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from bpflat.arguments import spawn_streams
 from bpflat.point import Point
 
 _STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
-_ENOUGH = 0.3  # a ladder without errors ends where this fraction of states makes none
-_BATCHES = 10  # of each chain, for the jackknife
+_ENOUGH = 0.3  # the ladder ends where this fraction of states is allowed
 _RHAT = 1.05
-_LONGEST = 200
-_FORBIDDEN = 30.0  # a cost of one more error, beyond which nothing changes: e^-30
+_LONGEST = 200  # temperatures
+_FROZEN = 60.0  # a cost of an error at which no chain makes one more
 
 
 @njit(cache=True)
@@ -108,19 +107,22 @@ class _Sampler:
         return energies, norms
 
 
-def _ladder(sampler: _Sampler, n_errors: int, beta: float | None, n_sweeps: int) -> NDArray[np.float64]:
-    """Inverse temperatures from 0 to where the wanted states are common, by a short run at each; grows the sampler."""
+def _ladder(sampler: _Sampler, n_errors: int, beta: float | None, n_sweeps: int) -> tuple[NDArray[np.float64], bool]:
+    """Inverse temperatures from 0 to β, or to where the wanted states are common, by a short run at each.
+
+    Grows the sampler.  False where the longest ladder does not reach that far.
+    """
     betas = [0.0]
-    while len(betas) < _LONGEST:
+    while True:
         energies = sampler.run(np.array(betas), n_sweeps)[0][n_sweeps // 4 :, -1]
-        if beta is None and (np.mean(energies <= 0) >= _ENOUGH if n_errors == 0 else energies.mean() <= n_errors):
-            break
-        if beta is not None and betas[-1] >= beta:
-            break
-        step = _STEP / max(energies.std(), 0.5)
-        betas.append(betas[-1] + step if beta is None else min(betas[-1] + step, beta))
+        if np.mean(energies <= n_errors) >= _ENOUGH if beta is None else betas[-1] >= beta:
+            return np.array(betas), True
+        if len(betas) == _LONGEST or (beta is None and betas[-1] > _FROZEN):
+            return np.array(betas), False
+        is_frozen = np.mean(energies == energies.min()) >= _ENOUGH  # then every β beyond is within one step
+        step = math.inf if is_frozen and beta is not None else _STEP / max(energies.std(), 0.5)
+        betas.append(min(betas[-1] + step, math.inf if beta is None else beta))
         sampler.grow()
-    return np.array(betas)
 
 
 def _chain(hidden, factor, labels, betas, n_sweeps, seed):
@@ -134,43 +136,47 @@ def _chain(hidden, factor, labels, betas, n_sweeps, seed):
     return sampler.run(betas, n_sweeps)
 
 
-def _balancing_shift(last, n_errors, beta):
-    """Change of β at which the last states (samples,), reweighted, make n_errors errors on average; NaN if none."""
-    if last.min() >= n_errors:  # fewer errors are out of reach: one more is forbidden
-        return _FORBIDDEN if last.min() == n_errors else math.nan
+class _Estimate(NamedTuple):
+    """log Z, mean number of errors and mean |z|² of the wanted states; how each sample moves the first and the last."""
 
-    def surplus(shift):
-        w = np.exp(-shift * (last - last.min()))
-        return np.sum(w * last) / w.sum() - n_errors
-
-    # Without a balance in reach of the last states there is no answer: NaN, hence not converged.
-    return brentq(surplus, -beta, 5.0) if surplus(-beta) * surplus(5.0) < 0 else math.nan
+    log_z: float
+    errors: float
+    norm: float
+    log_z_influence: NDArray[np.float64]
+    norm_influence: NDArray[np.float64]
 
 
-def _estimate(energies, norms, betas, n_errors, beta):
-    """(log Z, β, mean number of errors, mean |z|²) from energies (samples, T) and |z|² (samples,)."""
-    log_z = sum(
-        math.log(np.mean(np.exp(-step * column))) for step, column in zip(np.diff(betas), energies.T[:-1], strict=True)
-    )
-    last = energies[:, -1]
+def _estimate(energies, norms, betas, n_errors, beta) -> _Estimate:
+    """Averages over energies (chains, samples, T) and |z|² (chains, samples); influences have the shape of the latter.
+
+    At a given β the last states are those wanted.  Else ``P(E ≤ E₀) = Z(β) ⟨1[E ≤ E₀] e^{βE}⟩_β`` counts among them.
+    """
+    stones = np.exp(-np.diff(betas) * energies[..., :-1])
+    means = stones.mean(axis=(0, 1))
+    last = energies[..., -1]
+    log_z, errors, weight = np.log(means).sum(), 0.0, np.ones(last.shape)
+    influence = (stones / means - 1).sum(axis=-1)
     if beta is not None:
-        weight, log_last, beta_end = np.ones(len(last)), 0.0, beta
-    elif n_errors == 0:
-        weight, beta_end = (last == 0).astype(float), math.inf
-        log_last = math.log(weight.mean()) if weight.any() else -math.inf
-    elif len(betas) == 1 and last.mean() <= n_errors:  # the prior alone makes no more errors
-        return 0.0, 0.0, float(last.mean()), float(norms.mean())
+        errors = float(last.mean())
     else:
-        shift = _balancing_shift(last, n_errors, betas[-1])
-        weight, beta_end = np.exp(-shift * last), betas[-1] + shift
-        log_last = math.log(weight.mean())
-    total = weight.sum()
-    return (
-        log_z + log_last,
-        beta_end,
-        float(np.sum(weight * last) / total) if total else math.nan,
-        float(np.sum(weight * norms) / total) if total else math.nan,
-    )
+        weight = (last <= n_errors) * np.exp(betas[-1] * np.minimum(last - n_errors, 0))
+        if not weight.any():
+            return _Estimate(-math.inf, 0.0, math.nan, influence, influence)
+        log_z += betas[-1] * n_errors + math.log(weight.mean())
+        weight /= weight.mean()
+        influence += weight - 1
+    norm = np.mean(weight * norms)
+    return _Estimate(float(log_z), errors, float(norm), influence, weight * (norms - norm))
+
+
+def _standard_error(influence: NDArray) -> float:
+    """Of the mean of influences (chains, samples): their autocovariance, summed as far as its pairs fall (Geyer)."""
+    n_samples = influence.shape[1]
+    spectrum = np.fft.rfft(influence - influence.mean(), 2 * n_samples)
+    covariance = np.fft.irfft((spectrum * spectrum.conj()).mean(axis=0))[:n_samples] / n_samples
+    pairs = covariance[: n_samples // 2 * 2].reshape(-1, 2).sum(axis=1)
+    pairs = np.minimum.accumulate(pairs)
+    return math.sqrt(max(2 * pairs[pairs > 0].sum() - covariance[0], 0.0) / influence.size)
 
 
 def sample_log_z(
@@ -187,7 +193,7 @@ def sample_log_z(
     seed: int | np.random.SeedSequence | None = None,
     n_jobs: int = 1,
 ) -> Point:
-    """Estimate log Z at one Δ, with a standard error.
+    """Estimate log Z at one Δ, with a standard error: of the states with no more than E₀ errors, or at a cost β.
 
     Parameters
     ----------
@@ -202,9 +208,9 @@ def sample_log_z(
     delta : float
         Prior variance Δ > 0.
     n_errors : int
-        Training errors that the reference makes and solutions may make: β is balanced as in `bpflat.bp.errors`.
+        Training errors E₀ that the reference makes and solutions may make.
     beta : float, optional
-        Cost of an error, instead.
+        Cost of an error, where any number of them is allowed instead.
     n_samples : int
         Sweeps of each chain over its ladder, after the burn-in.
     n_chains : int
@@ -216,20 +222,21 @@ def sample_log_z(
     Returns
     -------
     Point
-        ``std_error`` is a jackknife over batches of the chains, each far longer than the autocorrelation where the
-        point is ``converged``; ``residual`` is the largest R-hat - 1, over the ladder, of the numbers of errors.  Where
-        no state made an error, log Z is 0 and the standard error is one event in all samples.
+        ``std_error`` is that of Φ, autocorrelation included; ``residual`` is the largest R-hat - 1, over the ladder, of
+        the numbers of errors.  Where all states are allowed, log Z is 0 and the standard error is one event in all
+        samples.  Not ``converged``: a large R-hat, and a ladder that ends before the given β or the allowed states.
 
     References
     ----------
     I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
-    Statistical Science 7, 457 (1992).
+    Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
     """
     values, vectors = np.linalg.eigh(gram)
     seen = values > 1e-10 * values[-1]
     factor = vectors[:, seen] * np.sqrt(delta * values[seen])
     seeds = spawn_streams(seed, n_chains + 1)
-    betas = _ladder(_Sampler(hidden, factor, labels, seeds[-1]), n_errors, beta, max(100, n_samples // 10))
+    scout = _Sampler(hidden, factor, labels, seeds[-1])
+    betas, reached = _ladder(scout, n_errors, beta, max(100, n_samples // 10))
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
     with parallel_config("loky", inner_max_num_threads=1):
         chains = Parallel(n_jobs=n_jobs)(
@@ -239,27 +246,23 @@ def sample_log_z(
     n_weights = n_inputs * hidden.shape[1]
     rank = np.count_nonzero(seen) * hidden.shape[1]
 
-    def point(energies, norms, **status):
-        log_z, beta_end, errors, norm = _estimate(
-            energies.reshape(-1, len(betas)), norms.ravel(), betas, n_errors, beta
-        )
-        excess = (norm - rank) / n_weights
-        values = {"log_z": log_z / n_weights, "excess": excess, "beta": beta_end, "errors": errors / n_weights}
-        return Point(delta=float(delta), n_iter=energies[..., 0].size, messages=(), **values, **status)
-
-    length = n_samples // _BATCHES
-    batches = [(c, slice(i * length, (i + 1) * length)) for c in range(n_chains) for i in range(_BATCHES)]
-    used = energies[:, : length * _BATCHES], norms[:, : length * _BATCHES]
-    left_out = []
-    for chain, rows in batches:
-        keep = np.ones(used[1].shape, dtype=bool)
-        keep[chain, rows] = False
-        left_out.append(point(used[0][keep], used[1][keep], converged=True, residual=0.0).phi)
-    error = math.sqrt((len(batches) - 1) * np.var(left_out))
+    found = _estimate(energies, norms, betas, n_errors, beta)
+    excess = (found.norm - rank) / n_weights
+    # Φ = log Z/n + (ε - log(1 + ε))/2, to first order in what each sample adds to both
+    influence = (found.log_z_influence + 0.5 * excess / (1 + excess) * found.norm_influence) / n_weights
+    error = max(_standard_error(influence), 1.0 / (norms.size * n_weights))
     rhat = _largest_rhat(energies)
-    error = max(error, 1.0 / (energies[..., 0].size * n_weights))
-    return point(
-        energies, norms, converged=bool(rhat < _RHAT and np.isfinite(error)), residual=rhat - 1, std_error=error
+    return Point(
+        delta=float(delta),
+        log_z=found.log_z / n_weights,
+        excess=excess,
+        converged=bool(reached and rhat < _RHAT and np.isfinite(found.log_z)),
+        n_iter=norms.size,
+        residual=rhat - 1,
+        messages=(),
+        beta=math.inf if beta is None else beta,
+        errors=found.errors / n_weights,
+        std_error=error,
     )
 
 

@@ -29,9 +29,9 @@ class Point:
     messages : tuple of ndarray
         The state that warm-starts the next Δ; its shapes belong to the form that made it.
     beta : float
-        What an error costs; infinite where none is allowed.
+        What an error costs; infinite where solutions are counted that make no more errors than the reference (eq. 3).
     errors : float
-        Mean number of training errors per weight at that cost.
+        Mean number of training errors per weight at a finite cost, which Φ does not charge; else 0.
     std_error : float
         Standard error of `phi`; NaN for methods that do not sample.
     """

@@ -8,6 +8,7 @@ import math
 
 import mpmath
 import numpy as np
+from scipy.integrate import quad
 from scipy.stats import norm
 
 # --- the committee machine ----------------------------------------------------------------------------------
@@ -39,6 +40,61 @@ def majority(agree):
         if 2 * sum(outcome) > len(agree):
             total += math.prod(p if happens else 1 - p for p, happens in zip(agree, outcome, strict=True))
     return total
+
+
+def few_errors(log_z, n_errors):
+    """From log probabilities that each pattern is right (P,): ``log P(E ≤ E₀)``, and π_μ of every pattern (P,).
+
+    All 2^P outcomes, in arithmetic of 400 digits; π_μ is the chance, given E ≤ E₀, that pattern μ is right and one more
+    error would be too many.
+    """
+    with mpmath.workdps(400):
+        right = [mpmath.exp(mpmath.mpf(float(z))) for z in log_z]
+        total, pivotal = mpmath.mpf(0), [mpmath.mpf(0)] * len(right)
+        for outcome in itertools.product((False, True), repeat=len(right)):
+            chance = mpmath.fprod(z if good else 1 - z for z, good in zip(right, outcome, strict=True))
+            errors = len(right) - sum(outcome)
+            if errors <= n_errors:
+                total += chance
+            if errors == n_errors:
+                pivotal = [p + chance if good else p for p, good in zip(pivotal, outcome, strict=True)]
+        return float(mpmath.log(total)), np.array([float(p / total) for p in pivotal])
+
+
+def two_patterns(weights, patterns, labels, delta):
+    """``log P(E ≤ E₀)`` under N(w, Δ) for E₀ = 0 and 1, exact for two patterns: all signs of all K units."""
+    overlap = patterns[0] @ patterns[1] / np.sqrt(np.prod(np.sum(patterns**2, axis=1)))
+    fields = weights @ patterns.T / np.sqrt(delta * np.sum(patterns**2, axis=1))  # (K, 2), of variance 1
+    signs = list(itertools.product((-1, 1), repeat=2))
+    quadrants = [{s: _quadrant(h, s, overlap) for s in signs} for h in fields]
+    chances = [0.0, 0.0, 0.0]  # of so many errors
+    for outcome in itertools.product(signs, repeat=len(weights)):
+        chance = math.prod(quadrant[s] for quadrant, s in zip(quadrants, outcome, strict=True))
+        chances[np.count_nonzero(np.sign(np.sum(outcome, axis=0)) != labels)] += chance
+    return math.log(chances[0]), math.log1p(-chances[2])
+
+
+def _quadrant(mean, signs, overlap):
+    """Probability that two normal numbers of these means, variance 1 and this correlation have these signs."""
+    a, b = mean * np.array(signs)
+    overlap = overlap * signs[0] * signs[1]
+
+    def slice_(t):
+        return norm.pdf(t) * norm.cdf((b + overlap * t) / math.sqrt(1 - overlap**2))
+
+    return quad(slice_, -a, 40.0, epsabs=1e-14, epsrel=1e-13, limit=200)[0]
+
+
+def log_majority(y):
+    """``log P(most of K signs agree)`` where sign k does with probability Φ(y_k), in arithmetic of 400 digits."""
+    with mpmath.workdps(400):
+        chances = [mpmath.mpf(1)]  # that so many agree
+        for p in (mpmath.ncdf(mpmath.mpf(float(v))) for v in y):
+            chances = [
+                (1 - p) * (chances[j] if j < len(chances) else 0) + p * (chances[j - 1] if j else 0)
+                for j in range(len(chances) + 1)
+            ]
+        return float(mpmath.log(mpmath.fsum(chances[len(y) // 2 + 1 :])))
 
 
 # --- local energy -------------------------------------------------------------------------------------------

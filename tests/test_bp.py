@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
-from bpflat.bp import make_nodes, output_node, solve_edges, solve_nodes
-from bpflat.bp.nodes import BinaryNodes, RealNodes
+from bpflat.bp import edges, make_nodes, node_solver, output_node, solve_edges, solve_nodes
+from bpflat.bp.nodes import BinaryNodes, RealNodes, nodes_of
 from bpflat.continuation import along_distances, run
 from tests import naive
 
@@ -92,19 +92,107 @@ class TestOutputNode:
         assert np.all(curvature * 0.5 <= 1 + 1e-9) and np.all(log_z <= 0)
 
 
+class TestManyUnits:
+    @pytest.mark.parametrize("n_hidden", [49, 51, 99, 201])
+    def test_likely_tail(self, n_hidden):
+        """Where nearly all units agree, log Z is a tiny negative number, known to full relative precision."""
+        y = np.random.default_rng(0).uniform(2.0, 2.5, size=(3, n_hidden))
+        log_z = output_node(y, np.ones(y.shape), np.ones(3))[2]
+        for value, row in zip(log_z, y, strict=True):
+            assert value < 0
+            assert_allclose(value, naive.log_majority(row), rtol=1e-12)
+
+    @pytest.mark.parametrize("y", [-3.0, -8.0, -20.0])
+    def test_unlikely_tail(self, y):
+        row = y + np.random.default_rng(0).normal(size=101)
+        g, _, log_z = output_node(row[None], np.ones((1, 101)), np.ones(1))
+        assert_allclose(log_z[0], naive.log_majority(row), rtol=1e-12)
+        h = 1e-5
+        step = h * (np.arange(101) == 7)
+        up, down = (output_node((row + s * step)[None], np.ones((1, 101)), [1.0])[2] for s in (1, -1))
+        assert_allclose((up - down) / (2 * h), g[:, 7], rtol=1e-6, atol=1e-9)
+
+
+class TestChecks:
+    """What the routines for import refuse; the calls below are right but for the change."""
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"weights": np.ones((4, 11))}, "K must be odd"),
+            ({"weights": np.ones((2, 3, 11))}, r"weights must have shape \(K, N\), not"),
+            ({"weights": np.full((3, 11), np.nan)}, "weights contain NaN"),
+            ({"patterns": np.ones((6, 10))}, "patterns have N = 10"),
+            ({"patterns": np.ones((6, 11)) * 1j}, "patterns must be an array of real numbers"),
+            ({"labels": np.zeros(6)}, "labels must be -1 or"),
+            ({"labels": np.ones(5)}, "labels must have shape"),
+            ({"delta": 0.0}, "delta must be finite and at least 1e-12"),
+            ({"delta": -1.0}, "delta must be finite and at least 1e-12"),
+            ({"delta": np.inf}, "delta must be finite"),
+            ({"delta": "1"}, "delta must be a number"),
+            ({"tolerance": 0.0}, "tolerance must be finite and greater than 0"),
+            ({"tolerance": 0.1}, r"tolerance must be finite and at most 0.001 \(beyond it"),
+            ({"start": 3}, "start must be a Point"),
+        ],
+    )
+    @pytest.mark.parametrize("routine", ["edges", "nodes"])
+    def test_solvers(self, routine, change, message):
+        weights, patterns, labels = random_instance(11, 3, 6)
+        arguments = {"weights": weights, "patterns": patterns, "labels": labels, "delta": 0.5} | change
+        with pytest.raises(ValueError, match=message):
+            if routine == "edges":
+                solve_edges(**arguments)
+            else:
+                nodes = make_nodes(arguments.pop("weights"), arguments.pop("patterns"))
+                solve_nodes(nodes, **arguments)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"omega": np.ones((6, 4))}, "K must be odd"),
+            ({"omega": np.full((6, 3), np.inf)}, "omega contain NaN"),
+            ({"variance": np.zeros((6, 3))}, "variance must lie between"),
+            ({"variance": np.ones((5, 3))}, "does not match omega"),
+            ({"labels": np.full(6, 2.0)}, "labels must be -1 or"),
+        ],
+    )
+    def test_output_node(self, change, message):
+        right = {"omega": np.zeros((6, 3)), "variance": np.ones((6, 3)), "labels": np.ones(6)}
+        with pytest.raises(ValueError, match=message):
+            output_node(**right | change)
+
+    def test_start_of_another_problem(self):
+        weights, patterns, labels = random_instance(11, 3, 6)
+        other = solve_nodes(make_nodes(weights, patterns[:5]), labels[:5], 0.5)
+        with pytest.raises(ValueError, match="start holds messages of shapes"):
+            solve_nodes(make_nodes(weights, patterns), labels, 0.5, start=other)
+        with pytest.raises(ValueError, match="nodes must come from make_nodes"):
+            solve_nodes(weights, labels, 0.5)
+        with pytest.raises(ValueError, match="n_errors must be a whole number, at most 6"):
+            solve_nodes(make_nodes(weights, patterns), labels, 0.5, n_errors=7)
+        with pytest.raises(ValueError, match="beta must be finite and greater than 0"):
+            solve_nodes(make_nodes(weights, patterns), labels, 0.5, beta=0.0)
+
+
 SOLVERS = {
     "edges": lambda w, x, labels, delta: solve_edges(w, x, labels, delta, tolerance=1e-12),
     "nodes": lambda w, x, labels, delta: solve_nodes(make_nodes(w, x), labels, delta, tolerance=1e-11),
 }
 
 
-@pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
-class TestExactCases:
-    def test_no_patterns(self, solve):
-        point = solve(np.ones((3, 11)), np.empty((0, 11)), np.empty(0), 0.7)
+def test_no_patterns():
+    """Which the routines for import refuse, as a mistake."""
+    weights, patterns, labels = np.ones((3, 11)), np.empty((0, 11)), np.empty(0)
+    for point in (
+        edges.solve(weights, patterns, labels, 0.7),
+        node_solver.solve(nodes_of(weights, patterns), labels, 0.7),
+    ):
         assert point.converged and point.log_z == 0
         assert_allclose([point.distance, point.phi], [0.35, 0], atol=1e-15)
 
+
+@pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+class TestExactCases:
     @pytest.mark.parametrize("inputs", ["binary", "gaussian"])
     @pytest.mark.parametrize("n_hidden", [1, 3, 9])
     def test_one_pattern(self, solve, inputs, n_hidden):
@@ -136,10 +224,10 @@ class TestTwoForms:
     def test_agree(self, n_inputs, inputs, n_hidden):
         weights, patterns, labels = random_instance(n_inputs, n_hidden, n_inputs // 2, inputs=inputs)
         for delta in (0.01, 0.5, 2.0):
-            edges, nodes = (solve(weights, patterns, labels, delta) for solve in SOLVERS.values())
-            assert edges.converged and nodes.converged
+            edge, node = (solve(weights, patterns, labels, delta) for solve in SOLVERS.values())
+            assert edge.converged and node.converged
             for name in ("log_z", "distance", "phi"):
-                assert_allclose(getattr(nodes, name), getattr(edges, name), rtol=1e-8, err_msg=name)
+                assert_allclose(getattr(node, name), getattr(edge, name), rtol=1e-8, err_msg=name)
 
     def test_naive(self):
         """Both against an iteration written out edge by edge."""

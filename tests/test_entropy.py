@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bpflat import LocalEntropyCurve, load_reduced_fashion_mnist, local_entropy
+from bpflat import LocalEntropyCurve, committee, load_reduced_fashion_mnist, local_entropy
+from bpflat.bp import make_nodes, solve_edges, solve_nodes
 from tests.test_bp import random_instance
 
 REFERENCE = Path(__file__).with_name("reference")
@@ -60,6 +61,35 @@ class TestCurve:
         scaled = local_entropy(weights * np.array([[0.1], [1], [3], [10], [50]]), patterns, labels, curve.delta)
         assert_allclose(scaled.phi, curve.phi, rtol=1e-7)
 
+    @pytest.mark.parametrize("method", ["bp", "bp-edge", "ep"])
+    def test_any_finite_scale(self, instance, method):
+        """Rows from 1e-200 to 1e200, all alike or not: one curve (to 1e-11 on edges, whose sums cancel digits)."""
+        weights, patterns, labels = instance
+        rows = 10.0 ** np.array([[-200], [-100], [0], [100], [200]])
+        plain, *scaled = (
+            local_entropy(s * weights, patterns, labels, [0.01, 0.5], method=method, tolerance=1e-11)
+            for s in (1, 1e-200, 1e200, rows)
+        )
+        for curve in scaled:
+            assert curve.train_error == plain.train_error
+            for name in ("log_z", "distance", "phi"):
+                assert_allclose(getattr(curve, name), getattr(plain, name), rtol=1e-11 if "edge" in method else 1e-12)
+
+    def test_routines_take_rows_of_any_norm(self, instance):
+        """What Δ means does not depend on the door: curve, node form and edge form agree for any rows."""
+        weights, patterns, labels = instance
+        scaled = weights * np.array([[0.1], [1], [3], [1e-200], [1e200]])
+        at = local_entropy(weights, patterns, labels, [0.3], tolerance=1e-11)
+        node = solve_nodes(make_nodes(scaled, patterns), labels, 0.3, tolerance=1e-11)
+        edge = solve_edges(scaled, patterns, labels, 0.3, tolerance=1e-11)
+        for point in (node, edge):
+            assert_allclose([point.log_z, point.distance], [at.log_z[0], at.distance[0]], rtol=1e-8)
+
+    def test_largest_tolerance(self, instance):
+        """At the loosest tolerance that is allowed, Φ is still good to a thousandth of itself."""
+        loose, tight = (local_entropy(*instance, [0.05, 0.5, 2.0], tolerance=t).phi for t in (1e-3, 1e-10))
+        assert_allclose(loose, tight, rtol=1e-3)
+
     def test_one_point_equals_its_place_on_a_curve(self, instance, curve):
         """No memory of the path: Δ = 4 alone, cold, gives the curve's last point."""
         assert_allclose(local_entropy(*instance, [4.0]).phi, curve.phi[-1:], rtol=1e-7)
@@ -77,14 +107,14 @@ class TestCurve:
             assert_allclose(row, local_entropy(reference, patterns, labels, [0.1, 1.0]).phi, rtol=1e-9)
 
     def test_a_point_that_fails_leaves_the_others(self, instance, monkeypatch):
-        import bpflat.entropy as entropy
+        from bpflat.bp import node_solver
 
-        solve = entropy.solve_nodes
+        solve = node_solver.solve
 
         def failing(nodes, labels, delta, **options):
             return solve(nodes, labels, delta, **(options | {"max_steps": 0} if 0.3 < delta < 0.7 else options))
 
-        monkeypatch.setattr(entropy, "solve_nodes", failing)
+        monkeypatch.setattr(node_solver, "solve", failing)
         curve = local_entropy(*instance, [0.1, 0.5, 1.0])
         assert_array_equal(curve.converged, [True, False, True])
         for name in ("phi", "log_z", "distance"):
@@ -137,6 +167,32 @@ class TestStoredSolutions:
         assert np.all(np.diff(curve.phi) < 0) and np.all(curve.phi < 0)
 
 
+class TestTies:
+    """Ternary weights: exact ties of a hidden unit, which rescaled rows may turn."""
+
+    @pytest.fixture
+    def ternary(self):
+        rng = np.random.default_rng(0)
+        weights = rng.choice([-1.0, 0.0, 1.0], size=(200, 3, 50))
+        patterns = rng.choice([-1.0, 1.0], size=(40, 50))
+        assert np.count_nonzero(patterns @ weights.swapaxes(1, 2) == 0) > 500
+        return weights, patterns
+
+    def test_no_reference_errs_on_its_own_answers(self, ternary):
+        weights, patterns = ternary
+        errors = [local_entropy(w, patterns, committee.predict(w, patterns), [0.1]).train_error for w in weights]
+        assert np.count_nonzero(errors) == 0
+
+    def test_families(self, ternary):
+        """Counted from the weights as given also where references are solved together."""
+        weights, patterns = ternary
+        labels = committee.predict(weights[0], patterns)
+        alone, together = (local_entropy(weights[:8], patterns, labels, [0.1], device=d) for d in (None, "cpu"))
+        assert_array_equal(alone.train_error, committee.error(weights[:8], patterns, labels))
+        assert alone.train_error[0] == 0
+        assert_allclose(together.phi, alone.phi, rtol=1e-7)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -162,10 +218,17 @@ class TestBadInput:
             ({"distances": [0.3, 0.1]}, "distances must rise strictly"),
             ({"deltas": [0.1], "distances": [0.1]}, "both given"),
             ({"method": "tap"}, "method 'tap' is unknown"),
-            ({"tolerance": 0}, "tolerance must be positive"),
-            ({"n_samples": 10}, "n_samples must be at least 100"),
-            ({"n_chains": 1}, "n_chains at least 2"),
-            ({"beta": 0.0}, "beta must be positive"),
+            ({"tolerance": 0}, "tolerance must be finite and greater than 0"),
+            ({"tolerance": 0.1}, "tolerance must be finite and at most 0.001"),
+            ({"n_samples": 10}, "n_samples must be a whole number, at least 100"),
+            ({"n_samples": 1000.5}, "n_samples must be a whole number"),
+            ({"n_chains": 1}, "n_chains must be a whole number, at least 2"),
+            ({"beta": 0.0}, "beta must be finite and greater than 0"),
+            ({"beta": "2"}, "beta must be a number"),
+            ({"n_jobs": "x"}, "n_jobs must be a whole number"),
+            ({"deltas": [1e-320]}, "deltas must lie between"),
+            ({"distances": [1e308]}, "distances must lie between"),
+            ({"patterns": np.full((60, 101), 1e300)}, "patterns must be of sizes between"),
             ({"beta": 2.0, "method": "bp-edge"}, "beta needs another method"),
         ],
     )

@@ -20,7 +20,7 @@ def solve(weights, patterns, labels, delta, **options):
 
 class TestExactCases:
     def test_no_patterns(self):
-        point = solve(np.ones((3, 11)), np.empty((0, 11)), np.empty(0), 0.7)
+        point = solve_ep(np.empty((0, 3)), np.empty((0, 0)), np.empty(0), 11, 0.7)
         assert point.converged and point.log_z == 0 and point.phi == 0
 
     @pytest.mark.parametrize("inputs", ["binary", "gaussian"])

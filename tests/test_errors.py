@@ -1,13 +1,12 @@
-"""References that make training errors: softened patterns, balanced so that the mean number of errors is theirs."""
+"""References that make training errors: E ≤ E₀ counted by one more factor, or errors at a cost; BP and EP."""
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
-from scipy.special import expit
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
 from bpflat import local_entropy
-from bpflat.bp.errors import balance, tolerant_output_node
+from bpflat.bp.errors import count_errors, tolerant_output_node
 from tests import naive
 from tests.test_bp import random_instance
 
@@ -20,33 +19,54 @@ def instance_with_errors(n_errors, **options):
     return weights, patterns, labels
 
 
-class TestOutputNode:
-    def test_derivatives_of_the_softened_factor(self):
+class TestCount:
+    @pytest.mark.parametrize("n_errors", [1, 2, 5])
+    @pytest.mark.parametrize("scale", [1e-20, 1e-6, 0.1, 1.0, 100.0])
+    def test_enumeration(self, scale, n_errors):
+        """From certain patterns to hopeless ones, three of them beyond the smallest float."""
         rng = np.random.default_rng(0)
-        omega, variance, label = rng.normal(size=(1, 5)), rng.uniform(0.5, 2, size=(1, 5)), np.ones(1)
-        here, h = tolerant_output_node(omega, variance, label, beta=1.5), 1e-5
-        z = naive.majority(norm.cdf(omega[0] / np.sqrt(variance[0])))
-        assert_allclose(here.log_z, np.log(z + np.exp(-1.5) * (1 - z)), rtol=1e-12)
-        assert_allclose(here.errors, np.exp(-1.5) * (1 - z) / (z + np.exp(-1.5) * (1 - z)), rtol=1e-12)
-        for k in range(5):
-            step = h * (np.arange(5) == k)
-            up, down = (tolerant_output_node(omega + s * step, variance, label, beta=1.5) for s in (1, -1))
-            assert_allclose((up.log_z - down.log_z) / (2 * h), here.g[0, k], rtol=1e-7)
-            assert_allclose((down.g[0, k] - up.g[0, k]) / (2 * h), here.curvature[0, k], rtol=1e-6, atol=1e-9)
+        log_z = -scale * rng.exponential(size=(2, 9))
+        log_z[1, :3] = -800
+        totals, pivotal = count_errors(log_z, np.full(2, n_errors))
+        for row, total, share in zip(log_z, totals, pivotal, strict=True):
+            expected = naive.few_errors(row, n_errors)
+            assert_allclose(total, expected[0], rtol=1e-12)
+            assert_allclose(share, expected[1], rtol=1e-11, atol=1e-280)
 
-    @pytest.mark.parametrize("spread", [1.0, 30.0, 600.0])
-    def test_balance(self, spread):
-        """The mean number of errors is the wanted one; where all odds are extreme, the last error still balances."""
-        rng = np.random.default_rng(1)
-        odds = spread * rng.normal(-2, 1, size=200)
-        wrong = 5
-        log_s = balance(odds, wrong)
-        assert log_s <= 0
-        assert_allclose(expit(log_s + odds).sum(), min(wrong, expit(odds).sum()), rtol=1e-9)
+    def test_no_errors(self):
+        log_z = -np.random.default_rng(0).exponential(size=(3, 7))
+        totals, pivotal = count_errors(log_z, np.zeros(3, int))
+        assert_allclose(totals, log_z.sum(axis=1))
+        assert_array_equal(pivotal, 1)
 
-    def test_nothing_is_constrained_where_the_prior_is_no_worse(self):
-        outputs = tolerant_output_node(np.full((10, 3), 2.0), np.ones((10, 3)), np.ones(10), n_errors=4)
-        assert outputs.beta == 0 and np.all(np.abs(outputs.log_z) < 1e-15) and np.all(outputs.g == 0)
+    def test_many_hopeless_patterns(self):
+        """Thousands of patterns of which nearly all are wrong: nothing underflows."""
+        totals, pivotal = count_errors(np.full((1, 2000), -50.0), np.array([3]))
+        # 1,997 are right, whichever
+        assert_allclose(totals, -50.0 * 1997 + np.log(2000 * 1999 * 1998 / 6), rtol=1e-12)
+        assert_allclose(pivotal, 1997 / 2000, rtol=1e-9)
+
+
+class TestOutputNode:
+    @pytest.mark.parametrize("allowed", [{"beta": 1.5}, {"n_errors": 1}, {"n_errors": 2}])
+    def test_derivatives(self, allowed):
+        """Derivatives g and Γ of the logarithm of the factor that joins four patterns."""
+        rng = np.random.default_rng(0)
+        omega, variance, labels = rng.normal(size=(4, 5)), rng.uniform(0.5, 2, size=(4, 5)), np.ones(4)
+        here, h = tolerant_output_node(omega, variance, labels, **allowed), 1e-5
+        right = np.array([naive.majority(norm.cdf(o / np.sqrt(v))) for o, v in zip(omega, variance, strict=True)])
+        if "beta" in allowed:
+            expected = np.log(right + np.exp(-1.5) * (1 - right)).sum()
+            assert_allclose(here.errors, np.sum(np.exp(-1.5) * (1 - right) / (right + np.exp(-1.5) * (1 - right))))
+        else:
+            expected = naive.few_errors(np.log(right), allowed["n_errors"])[0]
+        assert_allclose(here.log_z, expected, rtol=1e-12)
+        for place in np.ndindex(4, 5):
+            step = np.zeros((4, 5))
+            step[place] = h
+            up, down = (tolerant_output_node(omega + s * step, variance, labels, **allowed) for s in (1, -1))
+            assert_allclose((up.log_z - down.log_z) / (2 * h), here.g[place], rtol=1e-6, atol=1e-10)
+            assert_allclose((down.g[place] - up.g[place]) / (2 * h), here.curvature[place], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -57,14 +77,14 @@ class TestCurves:
         soft, hard = (local_entropy(*problem, [0.1, 1.0], method=method, beta=b) for b in (60.0, None))
         assert_allclose(soft.phi, hard.phi, rtol=1e-7)
         assert np.all(np.isinf(hard.beta)) and np.all(soft.beta == 60.0)
+        assert (hard.measure, soft.measure) == ("count", "cost")
 
     @pytest.mark.parametrize("n_errors", [1, 5])
     def test_physics(self, method, n_errors):
         problem = instance_with_errors(n_errors)
         curve = local_entropy(*problem, np.geomspace(1e-3, 4, 8), method=method)
-        assert curve.train_error == n_errors / 60
+        assert curve.train_error == n_errors / 60 and curve.measure == "count"
         assert curve.converged.all() and np.all(curve.phi <= 0) and np.all(np.diff(curve.phi) < 0)
-        assert np.all(curve.beta > 0)
 
     def test_more_errors_allow_more(self, method):
         """The labels of a reference with errors are easier to keep than those of one without: Φ is larger."""
@@ -75,12 +95,13 @@ class TestCurves:
         hard, allowing = (local_entropy(weights, patterns, y, [0.5], method=method).phi[0] for y in (labels, flipped))
         assert allowing > hard
 
-    def test_distance_is_the_derivative(self, method):
-        """At fixed β, ``d = Δ² ∂_Δ log Z/n + Δ/2``: all digits for EP, O(1/N) for BP."""
+    @pytest.mark.parametrize("options", [{}, {"beta": 1.3}], ids=["count", "cost"])
+    def test_distance_is_the_derivative(self, method, options):
+        """``d = Δ² ∂_Δ log Z/n + Δ/2`` of the same measure as log Z: all digits for EP, O(1/N) for BP."""
         problem = instance_with_errors(3)
         delta, h = 0.5, 1e-4
         grid = [delta * (1 - h), delta, delta * (1 + h)]
-        curve = local_entropy(*problem, grid, method=method, beta=1.3, tolerance=1e-11)
+        curve = local_entropy(*problem, grid, method=method, tolerance=1e-11, **options)
         slope = (curve.log_z[2] - curve.log_z[0]) / (2 * h * delta)
         expected = delta**2 * slope + delta / 2
         assert_allclose(curve.distance[1], expected, rtol=1e-6 if method == "ep" else 0.5 / 101)

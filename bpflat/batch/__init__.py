@@ -42,7 +42,7 @@ def make_family(
     n_errors : ndarray of int, shape (R,)
         Training errors that each reference makes and its solutions may make (see `bpflat.bp.errors`).
     beta : float, optional
-        Cost of an error, instead of the one that balances `n_errors`.
+        Cost of an error, where any number of them is allowed instead.
     device : torch.device or str
         It must know float64.
     """

@@ -103,7 +103,7 @@ class BinaryBP(_BP):
         own = (g * pull / precision).sum(dim=(1, 2))
         logs = self.n_inputs * (gain.log1p().sum(dim=(1, 2)) + torch.log1p(-ratio).sum(dim=(1, 2)))
         excess = displacement - self.n_inputs * (gain / (1 + gain)).sum(dim=(1, 2))
-        return log_z.sum(dim=1) - 0.5 * (displacement - own + logs), excess
+        return log_z - 0.5 * (displacement - own + logs), excess
 
 
 class RealBP(_BP):
@@ -149,4 +149,4 @@ class RealBP(_BP):
         ratios = self._sum_over_inputs(lambda x2, a, precision: torch.log1p(-a / precision), curvature, precision)
         logs = gain.log1p().sum(dim=(1, 2)) + ratios.sum(dim=(1, 2))
         excess = displacement - (gain / (1 + gain)).sum(dim=(1, 2))
-        return log_z.sum(dim=1) - 0.5 * (displacement - own.sum(dim=(1, 2)) + logs), excess
+        return log_z - 0.5 * (displacement - own.sum(dim=(1, 2)) + logs), excess

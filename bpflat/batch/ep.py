@@ -94,7 +94,7 @@ class FullEP(Family):
         sites = torch.log1p(variance * tau)
         sites = sites - (variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau)
         gaussian = (nu - tau * self.hidden) * shift + 2 * nu * self.hidden - tau * self.hidden**2
-        log_z = outputs.log_z.sum(dim=1) - 0.5 * log_dets.sum(dim=1) + 0.5 * (gaussian + sites).sum(dim=(1, 2))
+        log_z = outputs.log_z - 0.5 * log_dets.sum(dim=1) + 0.5 * (gaussian + sites).sum(dim=(1, 2))
         traces = (covariance.diagonal(dim1=2, dim2=3) * tau).sum(dim=(1, 2))
         excess = (self.delta * pull * (pull @ self.gram)).sum(dim=(1, 2)) - traces
         positive = (signs > 0).all(dim=1).cpu().numpy()

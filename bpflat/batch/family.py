@@ -44,7 +44,7 @@ class Family(ABC):
     n_errors : ndarray of int, shape (R,)
         Training errors that each reference makes and its solutions may make.
     beta : float or None
-        Cost of an error, instead of the one that balances `n_errors`.
+        Cost of an error, where any number of them is allowed instead.
     delta : Tensor, shape (R, 1, 1)
     """
 
@@ -115,7 +115,7 @@ class Family(ABC):
             status.sweeps.tolist(),
             status.residual.tolist(),
             zip(*messages, strict=True),
-            outputs.beta.tolist(),
+            [np.inf if self.beta is None else self.beta] * len(log_z),
             (outputs.errors / n_weights).tolist(),
         )
         return [Point(*fields) for fields in zip(*columns, strict=True)]

@@ -8,19 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from bpflat.bp.errors import balance
-from bpflat.bp.kernels import _SAFE, output_node
+from bpflat.bp.errors import count_errors, price_errors, scaled
+from bpflat.bp.kernels import _LIKELY, output_node
 
 
 class Outputs(NamedTuple):
-    """Derivatives g, Γ (R, K, P), log Z_μ (R, P), the cost β (R,) and the mean number of errors (R,)."""
+    """Derivatives g, Γ (R, K, P), log Z of all patterns (R,), and the mean number of errors at a cost β (R,)."""
 
     g: Tensor
     curvature: Tensor
     log_z: Tensor
-    beta: Tensor
     errors: Tensor
 
 
@@ -57,7 +55,7 @@ def _by_tensors(omega: Tensor, variance: Tensor, labels: Tensor) -> tuple[Tensor
     ratio *= density / success[:, None]
     # the smaller of the two tails is the one known to full relative precision
     log_z = torch.where(fail < success, torch.log1p(-fail), success.log())
-    hard = (p > _SAFE).sum(dim=1) < m if n_hidden < 50 else torch.ones_like(success, dtype=torch.bool)
+    hard = ~(success > _LIKELY)
     if hard.any():
         hard_y = y.movedim(1, -1)[hard].cpu().numpy()
         ratios, _, logs = output_node(hard_y, np.ones(hard_y.shape), np.ones(len(hard_y)))
@@ -82,20 +80,15 @@ def _count(p: Tensor, q: Tensor, units) -> list[Tensor]:
 def tolerant_output_nodes(
     omega: Tensor, variance: Tensor, labels: Tensor, n_errors: np.ndarray, beta: float | None
 ) -> Outputs:
-    """`output_nodes` that allow errors: β balanced for n_errors (R,), infinite where that is 0, or given."""
+    """`output_nodes` that allow errors: n_errors (R,) of them, or any number at the cost β."""
     g, curvature, log_z = output_nodes(omega, variance, labels)
-    hard = torch.full((len(g),), torch.inf, dtype=g.dtype, device=g.device)
-    if beta == math.inf or (beta is None and not n_errors.any()):
-        return Outputs(g, curvature, log_z, hard, torch.zeros_like(hard))
-    odds = torch.log(torch.clamp(-torch.expm1(log_z), min=1e-300)) - log_z  # log((1 - Z)/Z)
-    if beta is not None:
-        log_softness = torch.full_like(hard, -beta)
+    if beta is None and not n_errors.any():
+        return Outputs(g, curvature, log_z.sum(dim=1), torch.zeros_like(log_z[:, 0]))
+    if beta is None:
+        totals, pivotal = count_errors(log_z.cpu().numpy(), n_errors)
+        errors = np.zeros(len(totals))
     else:
-        balanced = [balance(o, n) if n else -np.inf for o, n in zip(odds.cpu().numpy(), n_errors, strict=True)]
-        log_softness = torch.tensor(balanced, dtype=g.dtype, device=g.device)
-    # P(right | softened factor) = (1 - e^{-β}) Z/(Z + e^{-β}(1 - Z)) scales the slope of log Z
-    shifted = log_softness[:, None] + odds
-    weight = (-torch.expm1(log_softness)[:, None] * torch.sigmoid(-shifted))[:, None]
-    curvature = weight * curvature - weight * (1 - weight) * g * g
-    errors = torch.sigmoid(shifted).sum(dim=1)
-    return Outputs(weight * g, curvature, log_z - logsigmoid(-shifted), 0.0 - log_softness, errors)
+        totals, pivotal, errors = price_errors(log_z.cpu().numpy(), beta)
+        totals, errors = totals.sum(axis=1), errors.sum(axis=1)
+    totals, pivotal, errors = (torch.from_numpy(a).to(log_z.device) for a in (totals, pivotal, errors))
+    return Outputs(*scaled(g, curvature, pivotal[:, None]), totals, errors)

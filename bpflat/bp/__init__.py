@@ -4,10 +4,7 @@
 points with far less work.  Both return a `Point` and share `output_node`, the exact vote of K noisy signs.
 """
 
-from bpflat.bp.edges import solve_edges
-from bpflat.bp.kernels import output_node
-from bpflat.bp.node_solver import solve_nodes
-from bpflat.bp.nodes import make_nodes
+from bpflat.bp.routines import make_nodes, output_node, solve_edges, solve_nodes
 from bpflat.point import Point
 
 __all__ = ["Point", "make_nodes", "output_node", "solve_edges", "solve_nodes"]

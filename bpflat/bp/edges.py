@@ -14,7 +14,7 @@ from bpflat.bp.kernels import _edge_sweep
 from bpflat.point import Point
 
 
-def solve_edges(
+def solve(
     weights: NDArray[np.float64],
     patterns: NDArray[np.float64],
     labels: NDArray[np.float64],
@@ -25,36 +25,7 @@ def solve_edges(
     tolerance: float = 1e-10,
     max_sweeps: int = 2000,
 ) -> Point:
-    """Iterate the messages of every edge to their fixed point.
-
-    Patterns are visited one after the other, each seeing the newest totals: on real pictures, whose Gram matrix has
-    one huge eigenvalue, updating all at once diverges.
-
-    Parameters
-    ----------
-    weights : ndarray, shape (K, N)
-        The reference w, centre of the prior N(w, Δ).  K odd.
-    patterns : ndarray, shape (P, N)
-        Any real inputs.
-    labels : ndarray, shape (P,)
-        ±1.
-    delta : float
-        Prior variance Δ > 0.
-    start : Point, optional
-        An earlier result for the same reference whose messages to begin from (any Δ); else from no messages.
-    damping : float
-        Fraction of the old message that is kept, in [0, 1).
-    tolerance : float
-        Stop when every output derivative, ``g √V`` and ``Γ V``, changes by less than this in a sweep.
-    max_sweeps : int
-        Give up after so many sweeps.
-
-    Returns
-    -------
-    Point
-        With ``messages = (A, B)``, each of shape (P, K, N).  ``converged`` is False when `max_sweeps` was reached
-        or a cavity variance turned negative.
-    """
+    """`bpflat.bp.solve_edges` of checked arguments, with rows of norm √N."""
     x = np.ascontiguousarray(patterns / np.sqrt(patterns.shape[1]))
     shape = (len(x), *weights.shape)
     a, b = (np.zeros(shape), np.zeros(shape)) if start is None else (m.copy() for m in start.messages)

@@ -21,7 +21,8 @@ _SQRT_HALF = math.sqrt(0.5)
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _BLOCK = 32  # patterns
 _NOTHING = 1e-290  # derivatives below this are 0: denormal numbers make the products that follow several times slower
-_SAFE = 1e-12  # a median agreement above this cannot underflow m ≤ 25 factors
+_LIKELY = 1e-200  # above this, nothing that matters to Z has underflown
+_LOG_LIKELY = math.log(_LIKELY)
 
 
 @njit(cache=True)
@@ -135,7 +136,6 @@ def _output_block(omega, variance, labels, g, curvature, log_z, work):
     """Fill g and Γ (B, K) and log Z (B,) of as many patterns as `work` has room for."""
     y, p, q, ratio, agree, disagree = work
     n, width = y.shape
-    m = (n + 1) // 2
     for b in range(width):
         for k in range(n):
             y[k, b] = labels[b] * omega[b, k] / math.sqrt(variance[b, k])
@@ -146,10 +146,7 @@ def _output_block(omega, variance, labels, g, curvature, log_z, work):
             q[k, b] = 1.0 - tail if y[k, b] < 0 else tail
     _votes_plain(y, p, q, agree, disagree, ratio, log_z)
     for b in range(width):
-        likely = 0
-        for k in range(n):
-            likely += p[k, b] > _SAFE
-        if likely < m or n >= 50:
+        if not log_z[b] > _LOG_LIKELY:
             one = slice(b, b + 1)
             log_z[b] = _vote_tilted(
                 y[:, one], p[:, one], q[:, one], agree[:, :, one], disagree[:, :, one], ratio[:, one]
@@ -176,28 +173,7 @@ def _output_node(omega, variance, labels, g, curvature, log_z):
 def output_node(
     omega: NDArray[np.float64], variance: NDArray[np.float64], labels: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Log-partition function of the committee's vote and its derivatives in the cavity means.
-
-    Parameters
-    ----------
-    omega, variance : ndarray, shape (P, K)
-        Cavity means ω and variances V > 0 of the hidden pre-activations.  K odd.
-    labels : ndarray, shape (P,)
-        ±1.
-
-    Returns
-    -------
-    g : ndarray, shape (P, K)
-        ``∂ log Z_μ/∂ω_kμ``.
-    curvature : ndarray, shape (P, K)
-        ``Γ_kμ = -∂² log Z_μ/∂ω_kμ²``; at most 1/V, and it can be negative.
-    log_z : ndarray, shape (P,)
-        ``log P(majority of K independent signs = label)``, exact in both tails.
-
-    Notes
-    -----
-    With ``y = σω/√V``, φ the normal density and ``r = D φ(y)/Z``: ``g = σ r/√V`` and ``Γ = r (r + y)/V``.
-    """
+    """`bpflat.bp.output_node` of checked arguments."""
     omega = np.ascontiguousarray(omega, dtype=np.float64)
     variance = np.ascontiguousarray(np.broadcast_to(variance, omega.shape), dtype=np.float64)
     labels = np.ascontiguousarray(labels, dtype=np.float64)

@@ -22,7 +22,7 @@ from bpflat.point import Point
 _PULL = 0.1  # patterns with ΔΓ below this stay out of the preconditioner: cheaper, and GMRES needs no more steps
 
 
-def solve_nodes(
+def solve(
     nodes: BinaryNodes | RealNodes,
     labels: NDArray[np.float64],
     delta: float,
@@ -33,34 +33,7 @@ def solve_nodes(
     tolerance: float = 1e-9,
     max_steps: int = 40,
 ) -> Point:
-    """Find the fixed point of belief propagation at one Δ.
-
-    Parameters
-    ----------
-    nodes : BinaryNodes or RealNodes
-        From `bpflat.bp.nodes.make_nodes`.
-    labels : ndarray, shape (P,)
-        ±1.
-    delta : float
-        Prior variance Δ > 0.
-    n_errors : int
-        Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
-    beta : float, optional
-        Cost of an error, instead of the one that balances `n_errors`.
-    start : Point, optional
-        An earlier result for the same reference at a nearby Δ; else begin as if no pattern pulled.
-    tolerance : float
-        Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make.  log Z is stationary at the fixed
-        point: its error is of second order in this.
-    max_steps : int
-        Newton steps before giving up.
-
-    Returns
-    -------
-    Point
-        With ``messages = (g, Γ)``, each of shape (P, K).  ``converged`` is False when no fraction of a step reduced
-        the residual or `max_steps` was reached.
-    """
+    """`bpflat.bp.solve_nodes` of checked arguments."""
     shape, size = nodes.hidden.shape, nodes.hidden.size
     sweeps = 0
 
@@ -96,8 +69,17 @@ def solve_nodes(
     outputs = root.extra
     log_z, excess = nodes.bethe(delta, *outputs[:3])
     residual = float(np.abs(root.residual).max(initial=0))
-    errors = outputs.errors / (nodes.n_inputs * shape[1])
-    return Point(float(delta), log_z, excess, root.converged, sweeps, residual, outputs[:2], outputs.beta, errors)
+    return Point(
+        delta=float(delta),
+        log_z=log_z,
+        excess=excess,
+        converged=root.converged,
+        n_iter=sweeps,
+        residual=residual,
+        messages=outputs[:2],
+        beta=np.inf if beta is None else beta,
+        errors=outputs.errors / (nodes.n_inputs * shape[1]),
+    )
 
 
 def _unit_response(nodes: BinaryNodes | RealNodes, delta: float, curvature: NDArray) -> Callable:

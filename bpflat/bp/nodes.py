@@ -67,14 +67,14 @@ class BinaryNodes:
         return np.broadcast_to(1 / self._precision(delta, curvature), curvature.shape)
 
     def bethe(self, delta, g, curvature, log_z) -> tuple[float, float]:
-        """Log Z per weight and the excess ``ε = 2d/Δ - 1`` at a fixed point."""
+        """Log Z per weight and the excess ``ε = 2d/Δ - 1`` at a fixed point, from the output nodes' g, Γ and log Z."""
         precision = self._precision(delta, curvature)
         gain = delta * curvature.sum(axis=0) / self.n_inputs  # Δ P_k - 1
         ratio = curvature / (self.n_inputs * precision)
         pull = g * (1 - ratio)
         displacement = delta * np.vdot(pull, self.gram @ pull)  # Σ δ²/Δ
         total = (
-            log_z.sum()
+            log_z
             - 0.5 * (displacement - np.sum(g * pull / precision))
             - 0.5 * self.n_inputs * (np.log1p(gain).sum() + np.log1p(-ratio).sum())
         )
@@ -140,19 +140,19 @@ class RealNodes:
         return self._squares @ (1 / self._precision(delta, curvature)).T
 
     def bethe(self, delta, g, curvature, log_z) -> tuple[float, float]:
-        """Log Z per weight and the excess ``ε = 2d/Δ - 1`` at a fixed point."""
+        """Log Z per weight and the excess ``ε = 2d/Δ - 1`` at a fixed point, from the output nodes' g, Γ and log Z."""
         precision = self._precision(delta, curvature)
         gain = delta * (curvature.T @ self._squares)  # Δ P_ki - 1
         displacement = np.sum(self._displacement(delta, g, curvature, precision) ** 2) / delta
         own = g**2 * (self._squares @ (1 / precision).T)
         own -= g**2 * curvature * (self._squares**2 @ (1 / precision**2).T)
         logs = np.log1p(gain).sum() + _log_cavity_ratio(self._squares, precision, np.ascontiguousarray(curvature))
-        total = log_z.sum() - 0.5 * (displacement - own.sum() + logs)
+        total = log_z - 0.5 * (displacement - own.sum() + logs)
         return float(total / self.weights.size), float(displacement / self.weights.size - np.mean(gain / (1 + gain)))
 
 
-def make_nodes(weights: NDArray[np.float64], patterns: NDArray[np.float64]) -> BinaryNodes | RealNodes:
-    """Choose the sums for weights (K, N) and patterns (P, N): the Gram form where all inputs are ±1."""
+def nodes_of(weights: NDArray[np.float64], patterns: NDArray[np.float64]) -> BinaryNodes | RealNodes:
+    """Choose the sums for weights (K, N), rows of norm √N, and patterns (P, N): by the Gram matrix where all are ±1."""
     n_inputs = patterns.shape[1]
     if np.all(np.abs(patterns) == 1):
         return BinaryNodes(patterns @ weights.T / np.sqrt(n_inputs), patterns @ patterns.T / n_inputs, n_inputs)
