@@ -103,22 +103,35 @@ def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.
     return [stream(seed, r) for r in range(n)]
 
 
-def check_scalar(name: str, value: float, *, at_least: float = 0.0, above: float = -np.inf) -> float:
-    """Return `value` as a float if it is finite, at least `at_least` and greater than `above`."""
+def check_scalar(
+    name: str,
+    value: float,
+    *,
+    at_least: float = 0.0,
+    above: float = -np.inf,
+    at_most: float = np.inf,
+    below: float = np.inf,
+) -> float:
+    """Return `value` as a float if it is finite and within the bounds, of which the stricter counts on either side."""
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a number, not {value!r}") from error
-    if not (np.isfinite(number) and number >= at_least and number > above):
+    if np.isfinite(number) and number >= at_least and number > above:
+        if number <= at_most and number < below:
+            return number
+        wanted = f"below {below:g}" if below <= at_most else f"at most {at_most:g}"
+    else:
         wanted = f"greater than {above:g}" if above >= at_least else f"at least {at_least:g}"
-        raise ValueError(f"{name} must be finite and {wanted}; got {value!r}")
-    return number
+    raise ValueError(f"{name} must be finite and {wanted}; got {value!r}")
 
 
-def check_count(name: str, value: int) -> int:
-    """Return `value` as an int if it is a whole number from 1 on."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}")
+def check_count(name: str, value: int, *, at_least: int = 1, at_most: float = np.inf) -> int:
+    """Return `value` as an int if it is a whole number within the bounds."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not (whole and at_least <= value <= at_most):
+        wanted = f"at most {at_most}" if whole and value > at_most else f"at least {at_least}"
+        raise ValueError(f"{name} must be a whole number, {wanted}; got {value!r}")
     return int(value)
 
 
