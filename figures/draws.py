@@ -31,7 +31,7 @@ from figures.style import LOOKS, use_style
 from figures.summary import Minima, markdown, scalars
 from training.checkpoints import require_same
 from training.committee import run
-from training.protocols import PROTOCOLS
+from training.protocols import PROTOCOLS, current_fields
 from training.results import git_revision
 
 RESULTS = Path(__file__).with_name("results") / "draws"
@@ -113,7 +113,9 @@ def _one_draw(results: Path, runs: Path, sampling: str, draw: int) -> Draw:
     configuration = options | {"protocols": {p.name: asdict(p) for p in protocols}}
     if path.exists():
         found = load_result(path, "draw", Draw)
-        require_same(path, json.loads(found.configuration), configuration)
+        stored = json.loads(found.configuration)
+        stored["protocols"] = {name: current_fields(one) for name, one in stored["protocols"].items()}
+        require_same(path, stored, configuration)
         return found
     folder = runs / f"{sampling}-{draw}"
     series = [measure(run(p, folder, threads=1, **options), folder, p.name, label=p.label, n_jobs=1) for p in protocols]

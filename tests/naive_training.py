@@ -33,22 +33,32 @@ def sgd_step(u, patterns, labels, eta, beta, omega):
     return norm(u - eta * gradient(u, patterns, labels, beta, omega))
 
 
-def rsgd_step(replicas, minibatches, labels, eta, coupling, beta, omega):
+def product(symbols, eta, batch, gamma):
+    """The reading of a pull, or of eSGD's outer step, that `symbols` name."""
+    return {
+        "eta": eta,
+        "gamma": gamma,
+        "eta gamma": eta * gamma,
+        "eta B gamma": eta * batch * gamma,
+    }[symbols]
+
+
+def rsgd_step(replicas, minibatches, labels, eta, pull, beta, omega):
     """Algorithm 2: replicas (y, K, N), their own minibatches (y, B, N) and labels (y, B)."""
     centre = replicas.mean(axis=0)
     return np.array(
         [
-            norm(u - eta * (gradient(u, x, sigma, beta, omega) + coupling * (u - centre)))
+            norm(u - eta * gradient(u, x, sigma, beta, omega) - pull * (u - centre))
             for u, x, sigma in zip(replicas, minibatches, labels, strict=True)
         ]
     )
 
 
-def esgd_step(u, minibatches, labels, noise, *, eta, eta_prime, gamma, epsilon, alpha, beta, omega):
+def esgd_step(u, minibatches, labels, noise, *, eta_prime, pull, outer_step, epsilon, alpha, beta, omega):
     """Algorithm 1, one outer step: L minibatches (L, B, N), labels (L, B), noise (L, K, N); returns u and μ."""
     inner, mean = u.copy(), u.copy()
     for x, sigma, kick in zip(minibatches, labels, noise, strict=True):
-        step = gradient(inner, x, sigma, beta, omega) + gamma * (inner - u)
-        inner = norm(inner - eta_prime * step + np.sqrt(eta_prime) * epsilon * kick)
+        descent = eta_prime * gradient(inner, x, sigma, beta, omega)
+        inner = norm(inner - descent - pull * (inner - u) + np.sqrt(eta_prime) * epsilon * kick)
         mean = alpha * mean + (1 - alpha) * inner
-    return norm(u - eta * gamma * (u - mean)), mean
+    return norm(u - outer_step * (u - mean)), mean

@@ -215,8 +215,8 @@ def test_a_cluster_that_loses_a_worker_ends_with_the_same_files(cluster, undistu
 
 
 def test_a_task_that_fails_on_a_cluster_is_named(cluster, tmp_path):
-    training = trainings(tmp_path, seed=-1)[0]
-    with pytest.raises(SweepError, match=r"sgd-fast, restarts 0 to 3: seed must not be negative; got -1"):
+    training = trainings(tmp_path, n_train=10)[0]
+    with pytest.raises(SweepError, match=r"sgd-fast, restarts 0 to 3: patterns are 10, fewer than one minibatch"):
         run_all([training], scheduler=cluster.scheduler_address)
 
 
@@ -255,7 +255,7 @@ def test_a_defect_shows_its_traceback(tmp_path):
 
 
 def test_bad_numbers_of_restarts(tmp_path):
-    with pytest.raises(ValueError, match="restarts must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="restarts must be a whole number, at least 1; got 0"):
         toy_sweep.trainings(tmp_path, restarts=0)
-    with pytest.raises(ValueError, match="chunk must be at least 1 restart"):
+    with pytest.raises(ValueError, match="chunk must be a whole number, at least 1"):
         run_all(trainings(tmp_path), chunk=0)

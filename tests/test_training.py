@@ -1,82 +1,24 @@
-"""The batched trainer: protocols, loss, steps against plain twins, stopping rules, independence of neighbours."""
+"""The batched trainer: loss, steps against plain twins, stopping rules, independence of neighbours."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 
+from bpflat import committee
 from tests import naive_training as naive
 from tests.toy_training import small, toy
 from training import randomness
 from training.ensemble import Ensemble, Problem, normalize_rows_
 from training.loss import descent_slopes_, pattern_loss, stability
-from training.protocols import PROTOCOLS, Protocol, grow
-from training.results import CAPPED, STOPPED
+from training.protocols import PROTOCOLS
+from training.results import CAPPED, OVERSHOT, STOPPED
 from training.trainer import train
 
 CPU = torch.device("cpu")
-
-
-# protocols
-
-
-def test_protocols_are_those_of_the_paper():
-    published = {
-        "sgd-fast": {"eta": 2e-4, "beta0": 2.0, "beta1": 1e-4, "omega0": 5.0, "omega1": 0.0},
-        "sgd-slow": {"eta": 3e-5, "beta0": 0.5, "beta1": 1e-3, "omega0": 0.5, "omega1": 1e-3},
-        "rsgd-fast": {"eta": 1e-4, "y": 10, "gamma0": 2e-3, "gamma1": 2e-3, "beta0": 1.0, "beta1": 2e-4}
-        | {"omega0": 0.5, "omega1": 1e-3},
-        "rsgd-slow": {"eta": 1e-3, "y": 10, "gamma0": 1e-4, "gamma1": 1e-4, "beta0": 1.0, "beta1": 2e-4}
-        | {"omega0": 0.5, "omega1": 1e-3},
-        "esgd": {"eta": 1e-3, "eta_prime": 5e-3, "epsilon": 1e-6, "L": 20, "gamma0": 10.0, "gamma1": 5e-5}
-        | {"beta0": 1.0, "beta1": 1e-4, "omega0": 0.5, "omega1": 5e-4},
-    }
-    assert list(PROTOCOLS) == list(published)
-    for name, values in published.items():
-        protocol = PROTOCOLS[name]
-        assert protocol.name == name
-        assert {key: getattr(protocol, key) for key in values} == values
-        assert (protocol.K, protocol.B) == (9, 100)
-
-
-def test_schedules_grow_exponentially_and_never_overflow():
-    protocol = PROTOCOLS["rsgd-fast"]
-    assert protocol.scales(0) == pytest.approx((1.0, 0.5, 2e-3))
-    assert protocol.scales(700) == pytest.approx((1.0002**700, 0.5 * 1.001**700, 2e-3 * 1.002**700))
-    faster = dataclasses.replace(protocol, schedule_speed=4.0)
-    assert faster.scales(100) == pytest.approx(protocol.scales(400))
-    assert grow(0.5, 1e-3, 1e9) == pytest.approx(1e30)
-    assert grow(0.0, 1e-3, 1e9) == 0.0
-    assert PROTOCOLS["sgd-fast"].scales(4000).omega == pytest.approx(5.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"K": 8}, "K must be odd"),
-        ({"B": 0}, "B must be at least 1"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"schedule_speed": 0.0}, "schedule_speed"),
-        ({"reduction": "median"}, "reduction must be one of sum, mean"),
-        ({"coupling": "strong"}, "coupling"),
-        ({"y": 3}, "y = 3 replicas need algorithm='rsgd'"),
-        ({"stop": "distance"}, "needs algorithm='rsgd' or 'esgd'"),
-        ({"stop": "mean-loss", "tolerance": 0.0}, "tolerance must be positive"),
-        ({"eta": float("nan")}, "eta must be positive"),
-    ],
-)
-def test_a_bad_protocol_names_its_field(changes, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(PROTOCOLS["sgd-fast"], **changes)
-
-
-def test_configurations_are_json():
-    for protocol in PROTOCOLS.values():
-        assert Protocol(**json.loads(json.dumps(dataclasses.asdict(protocol)))) == protocol
 
 
 # loss
@@ -151,13 +93,17 @@ def test_sgd_epoch_matches_the_twin(reduction):
     assert np.abs(after[0] - before[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("coupling", ["plain", "batch"])
-def test_rsgd_epoch_matches_the_twin(coupling):
+@pytest.mark.parametrize("start", ["independent", "equal"])
+@pytest.mark.parametrize("pull", ["gamma", "eta gamma", "eta B gamma"])
+def test_rsgd_epoch_matches_the_twin(pull, start):
     patterns, labels = toy()
-    protocol = small("rsgd-fast", y=4, eta=0.02, gamma0=0.3, coupling=coupling)
+    protocol = small("rsgd-fast", y=4, eta=0.02, gamma0=0.3, pull=pull, start=start)
     u, after, orders, ensemble = one_epoch(protocol, patterns, labels)
-    strength = 0.3 * (20 if coupling == "batch" else 1)
+    equal = np.ptp(u, axis=0).max() == 0
+    assert equal == (start == "equal")
+    assert np.array_equal(u[0], randomness.initial_weights(3, 0, (4, 3, 21))[0])  # the first of the independent ones
     for index in orders:
+        strength = naive.product(pull, eta=0.02, batch=20, gamma=0.3)
         u = naive.rsgd_step(u, patterns[index], labels[index], 0.02, strength, 1.0, 0.5)
     assert after == pytest.approx(u, abs=2e-6)
     distance = ((u - u.mean(axis=0)) ** 2).sum(axis=(1, 2)).mean()
@@ -166,9 +112,12 @@ def test_rsgd_epoch_matches_the_twin(coupling):
     assert centre == pytest.approx(naive.norm(u.mean(axis=0)), abs=2e-6)
 
 
-def test_esgd_epoch_matches_the_twin():
+@pytest.mark.parametrize("pull", ["gamma", "eta gamma", "eta B gamma"])
+@pytest.mark.parametrize("outer_step", ["eta", "eta gamma", "eta B gamma"])
+def test_esgd_epoch_matches_the_twin(pull, outer_step):
     patterns, labels = toy()
-    protocol = small("esgd", L=4, eta=0.05, eta_prime=0.03, epsilon=0.01, gamma0=2.0)
+    rates = {"eta": 0.05, "eta_prime": 0.03, "gamma0": 0.4}
+    protocol = small("esgd", L=4, epsilon=0.01, pull=pull, outer_step=outer_step, **rates)
     before, after, orders, ensemble = one_epoch(protocol, patterns, labels)
     generator = torch.Generator().manual_seed(randomness.device_seed(3, 0, 0, 0))
     u = before[0]
@@ -180,9 +129,9 @@ def test_esgd_epoch_matches_the_twin():
             patterns[indices],
             labels[indices],
             noise,
-            eta=0.05,
             eta_prime=0.03,
-            gamma=2.0,
+            pull=naive.product(pull, eta=0.03, batch=20, gamma=0.4),
+            outer_step=naive.product(outer_step, eta=0.05, batch=20, gamma=0.4),
             epsilon=0.01,
             alpha=0.75,
             beta=1.0,
@@ -267,7 +216,7 @@ def test_sgd_slow_stops_below_its_loss():
 
 def test_rsgd_stops_when_its_replicas_have_met():
     patterns, labels = toy()
-    protocol = small("rsgd-fast", y=3, eta=1e-2, gamma0=0.1, schedule_speed=5.0, max_epochs=2000)
+    protocol = small("rsgd-fast", y=3, eta=3e-3, gamma0=0.1, schedule_speed=5.0, max_epochs=2000)
     result = train(protocol, patterns, labels, restarts=2)
     assert set(result.status) == {STOPPED}
     assert np.all(result.distance < 1e-8)
@@ -279,6 +228,41 @@ def test_esgd_stops_when_u_and_mean_have_met():
     result = train(protocol, patterns, labels, restarts=2)
     assert set(result.status) == {STOPPED}
     assert np.all(result.distance < 1e-8)
+
+
+def test_a_tie_is_an_error_or_not_as_in_predict():
+    """Hidden signs of 0 are +1 for the trainer, too, whatever the label."""
+    patterns, labels = toy(40)
+    patterns[:2], labels[:2] = 0, (-1, 1)  # every pre-activation of these is 0
+    ensemble = Ensemble.start(small("sgd-fast"), Problem(patterns, labels, CPU), [0, 1, 2], 0)
+    weights = ensemble.weights()[:, 0, :, :21].numpy()
+    assert np.array_equal(ensemble.errors(), 40 * committee.error(weights, patterns, labels))
+    result = train(small("sgd-fast", eta=5e-3, max_epochs=300), patterns, labels)
+    assert result.train_error[0] > 0 and result.status[0] == CAPPED
+
+
+def test_a_pull_beyond_1_is_refused():
+    patterns, labels = toy()
+    for protocol, message in (
+        (small("rsgd-fast", pull="gamma", gamma0=1.5), r"pull = 'gamma' is 1\.5 in the first epoch of rsgd"),
+        (small("esgd", pull="eta B gamma", gamma0=11.0), "pull = 'eta B gamma' is 1\\.1 in the first epoch"),
+        (small("esgd", eta=0.2), "outer_step = 'eta gamma' is 2 in the first epoch"),
+        (small("esgd", eta=1.5, outer_step="eta"), "outer_step = 'eta' is 1\\.5 in the first epoch"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(protocol, patterns, labels, progress=lambda report: pytest.fail("trained"))
+
+
+@pytest.mark.parametrize("name", ["rsgd-fast", "esgd"])
+def test_a_restart_ends_before_its_pull_passes_1(name):
+    patterns, labels = toy()
+    changes = {"rsgd-fast": {"y": 2, "pull": "gamma", "gamma0": 1 / 17}, "esgd": {"gamma0": 200 / 17}}[name]
+    protocol = small(name, gamma1=1.0, max_epochs=100, stop="mean-loss", tolerance=1e-30, **changes)
+    result = train(protocol, patterns, labels, restarts=2)  # 2⁴/17 < 1 < 2⁵/17
+    assert set(result.status) == {OVERSHOT}
+    assert result.epochs.tolist() == [5, 5]
+    undisturbed = train(dataclasses.replace(protocol, max_epochs=5), patterns, labels, restarts=2)
+    assert np.array_equal(result.weights, undisturbed.weights) and set(undisturbed.status) == {CAPPED}
 
 
 # independence of neighbours

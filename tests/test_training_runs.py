@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from bpflat.storage import load_npz, save_npz
 from tests.toy_training import small, toy
 from training import committee as command
+from training.checkpoints import KIND
 from training.progress import StatusLine
-from training.protocols import Protocol
+from training.protocols import PROTOCOLS, Protocol
 from training.results import TrainedMinima
 from training.trainer import train
 
@@ -74,6 +77,24 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train(small("sgd-slow"), patterns, labels, checkpoint=path)
 
 
+def test_a_checkpoint_of_the_first_release_is_gone_on_from(tmp_path):
+    """Its conventions had another name."""
+    patterns, labels = toy()
+    protocol = small("rsgd-fast", y=2)
+    path = tmp_path / "run.checkpoint.npz"
+    whole = train(protocol, patterns, labels, checkpoint=path)
+    arrays = load_npz(path, KIND)
+    configuration = json.loads(str(arrays["configuration"]))
+    for name in ("start", "pull", "outer_step"):
+        del configuration["protocol"][name]
+    configuration["protocol"]["coupling"] = "batch"
+    save_npz(path, KIND, **arrays | {"configuration": json.dumps(configuration)})
+    again = train(protocol, patterns, labels, checkpoint=path, progress=lambda report: pytest.fail("trained"))
+    assert np.array_equal(again.weights, whole.weights)
+    with pytest.raises(ValueError, match=r"its protocol\.pull is 'eta B gamma', not 'gamma'"):
+        train(dataclasses.replace(protocol, pull="gamma"), patterns, labels, checkpoint=path)
+
+
 # results and the command line
 
 
@@ -98,23 +119,49 @@ def test_a_result_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"restarts": 0}, "restarts must be at least 1"),
+        ({"restarts": 0}, "restarts must be a whole number, at least 1"),
+        ({"restarts": 2**70}, "restarts must be a whole number, at most"),
+        ({"restarts": 2.0}, "restarts must be a whole number"),
+        ({"restarts": True}, "restarts must be a whole number"),
+        ({"restarts": "2"}, "restarts must be a whole number"),
+        ({"restarts": [0, 1.5]}, "restarts, as indices, must be a whole number"),
+        ({"restarts": [-1]}, "restarts, as indices, must be a whole number, at least 0"),
         ({"restarts": []}, "restarts must be"),
         ({"restarts": [1, 1]}, "restarts must be"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"seed": 2**70}, "seed must be a whole number, at most"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"protocol": "sgd-fast"}, "protocol must be a Protocol"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"labels": np.zeros(60)}, "labels must be -1 or \\+1"),
         ({"labels": np.ones(59)}, "labels must have shape"),
         ({"patterns": np.ones(60)}, "patterns must have shape"),
         ({"patterns": np.full((60, 21), np.nan)}, "patterns contain NaN"),
+        ({"patterns": [[1.0], [1.0, 2.0]]}, "patterns must be an array of real numbers"),
+        ({"patterns": 3.0}, "patterns must have shape"),
+        ({"patterns": np.full((60, 21), 1e30)}, "patterns must be of sizes between 1e-15 and 1e.15"),
+        ({"patterns": np.full((60, 21), 1e-30)}, "patterns must be of sizes between 1e-15 and 1e.15"),
+        ({"test_labels": np.ones(60)}, "test_labels are given without test_patterns; give both or none"),
+        ({"test_patterns": np.ones((60, 21))}, "test_patterns are given without test_labels; give both or none"),
+        ({"test_patterns": np.ones((3, 20)), "test_labels": np.ones(3)}, "^test_patterns have N = 20 inputs"),
+        ({"test_patterns": np.full((3, 21), np.nan), "test_labels": np.ones(3)}, "^test_patterns contain NaN"),
+        ({"test_patterns": np.ones((3, 21)), "test_labels": np.zeros(3)}, "^test_labels must be -1 or"),
+        ({"test_patterns": np.ones((3, 21)), "test_labels": np.ones(4)}, "^test_labels must have shape"),
+        ({"data": {"seed": np.arange(3)}}, "data must be a dict of text, numbers and lists"),
+        ({"progress": "yes"}, "progress must be a function"),
         ({"protocol": small("sgd-fast", B=61)}, "patterns are 60, fewer than one minibatch of B = 61"),
-        ({"threads": 0}, "threads must be at least 1"),
+        ({"protocol": small("rsgd-fast", start="equal", B=60)}, "patterns are 60, as many as a minibatch holds"),
+        ({"threads": 0}, "threads must be a whole number, at least 1"),
+        ({"threads": 1.5}, "threads must be a whole number"),
         ({"checkpoint_every": -1.0}, "checkpoint_every"),
+        ({"checkpoint_every": np.nan}, "checkpoint_every"),
     ],
 )
-def test_bad_input_names_the_argument(changes, message):
+def test_bad_input_names_the_argument_before_anything_is_trained(changes, message):
     patterns, labels = toy()
-    arguments = {"protocol": small("sgd-fast"), "patterns": patterns, "labels": labels} | changes
+    arguments = {"protocol": small("sgd-fast"), "patterns": patterns, "labels": labels}
+    arguments |= {"progress": lambda report: pytest.fail("trained")} | changes
     with pytest.raises(ValueError, match=message):
         train(**arguments)
 
@@ -160,6 +207,33 @@ def test_the_command_trains_stores_and_does_not_train_twice(tmp_path, capsys):
     assert (tmp_path / "sgd-slow.npz").stat().st_mtime_ns == stamp
     assert command.main([*arguments, "--seed", "1"]) == 2
     assert "its seed is 0, not 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fields"),
+    [
+        ("rsgd-fast", ["--start", "equal", "--pull", "gamma"], {"start": "equal", "pull": "gamma"}),
+        ("esgd", ["--pull", "eta gamma", "--outer-step", "eta"], {"pull": "eta gamma", "outer_step": "eta"}),
+        ("sgd-slow", ["--reduction", "mean"], {"reduction": "mean"}),
+    ],
+)
+def test_conventions_are_options_and_stored_with_the_result(name, options, fields, tmp_path, capsys):
+    arguments = [name, "--restarts", "1", "--max-epochs", "1", "--out", str(tmp_path)]
+    assert command.main([*arguments, *options]) == 0
+    stored = json.loads(str(load_npz(tmp_path / f"{name}.npz", "trained-minima")["protocol"]))
+    assert {key: stored[key] for key in fields} == fields
+    assert TrainedMinima.load(tmp_path / f"{name}.npz").protocol == dataclasses.replace(
+        PROTOCOLS[name], max_epochs=1, **fields
+    )
+    assert command.main(arguments) == 2  # the default conventions are another configuration
+    assert "is of another run: its protocol." in capsys.readouterr().err
+
+
+def test_conventions_without_effect_are_refused_by_the_command(tmp_path, capsys):
+    assert command.main(["sgd-fast", "--pull", "gamma", "--out", str(tmp_path)]) == 2
+    assert "pull = 'gamma' needs algorithm='rsgd' or 'esgd'" in capsys.readouterr().err
+    assert command.main(["esgd", "--pull", "gamma", "--restarts", "1", "--out", str(tmp_path)]) == 2
+    assert "pull = 'gamma' is 10 in the first epoch" in capsys.readouterr().err
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.storage import load_npz, save_npz
+from training.protocols import current_fields
 
 KIND = "training-checkpoint"
 _ENDED = ("ended_restarts", "ended_weights", "ended_epochs", "ended_status", "ended_distance")
@@ -78,7 +79,8 @@ def load_checkpoint(path: str | os.PathLike, configuration: dict) -> Checkpoint 
         return None
     names = ("configuration", "epoch", "restarts", "u", *_ENDED)
     saved = load_npz(path, KIND, names)
-    require_same(path, json.loads(str(saved["configuration"])), configuration)
+    found = json.loads(str(saved["configuration"]))
+    require_same(path, found | {"protocol": current_fields(found["protocol"])}, configuration)
     columns = (saved[name] for name in _ENDED)
     ended = {
         int(restart): Ended(weights, int(epochs), str(status), float(distance))

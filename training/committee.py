@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from training.progress import StatusLine
-from training.protocols import PROTOCOLS, Protocol
+from training.protocols import CHOICES, PROTOCOLS, Protocol
 from training.results import TrainedMinima
 from training.sweep import Training, run_all
 from training.workers import SweepError
@@ -59,8 +59,21 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--max-epochs", type=int, help="cap on the epochs (default: the protocol's own)")
     p.add_argument("--dropout", type=float, help="probability of dropping an input (default: 0)")
-    p.add_argument("--reduction", choices=("sum", "mean"), help="of a minibatch's gradients (default: sum)")
-    p.add_argument("--coupling", choices=("plain", "batch"), help="γ or Bγ (default: the protocol's own)")
+    p.add_argument("--reduction", choices=CHOICES["reduction"], help="of a minibatch's gradients (default: sum)")
+    p.add_argument(
+        "--start", choices=CHOICES["start"], help="of the replicas of rSGD: drawn one by one, or all from the first"
+    )
+    p.add_argument(
+        "--pull",
+        choices=CHOICES["pull"],
+        help="part of the way to what attracts it that a minibatch pulls a machine: γ, ηγ or ηBγ "
+        '(default: "eta B gamma" for rSGD, "eta gamma" for eSGD, where η is η\')',
+    )
+    p.add_argument(
+        "--outer-step",
+        choices=CHOICES["outer_step"],
+        help='part of the way to μ that u goes in an outer step of eSGD (default: "eta gamma")',
+    )
     p.add_argument(
         "--checkpoint-every", type=float, default=30.0, metavar="SECONDS", help="time between checkpoints (default: 30)"
     )
@@ -86,7 +99,7 @@ def protocol_from(arguments: argparse.Namespace) -> Protocol:
     """Return the named protocol with the options given on the command line put in."""
     if arguments.protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; got {arguments.protocol!r}")
-    names = ("schedule_speed", "max_epochs", "dropout", "reduction", "coupling")
+    names = ("schedule_speed", "max_epochs", "dropout", "reduction", "start", "pull", "outer_step")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return dataclasses.replace(PROTOCOLS[arguments.protocol], **given)
 

@@ -31,6 +31,8 @@ class Problem:
     ----------
     patterns : Tensor, shape (P, N')
         ``σ x`` in float32, with N padded by zeros to a multiple of 16.
+    positive : Tensor of bool, shape (P,)
+        Whether ``σ = +1``.
     n_inputs : int
         N.
     """
@@ -39,6 +41,7 @@ class Problem:
         signed = torch.as_tensor(patterns * labels[:, None], dtype=torch.float32)
         self.n_inputs = signed.shape[1]
         self.patterns = torch.nn.functional.pad(signed, (0, -self.n_inputs % _ALIGNMENT)).to(device).contiguous()
+        self.positive = torch.as_tensor(labels > 0).to(device)
 
     def __len__(self) -> int:
         return len(self.patterns)
@@ -105,8 +108,10 @@ class Ensemble:
     @classmethod
     def start(cls, protocol: Protocol, problem: Problem, restarts: list[int], seed: int) -> Ensemble:
         """Ensemble at its random initial weights."""
-        shape = (protocol.y, protocol.K, problem.n_inputs)
+        drawn = 1 if protocol.start == "equal" else protocol.y
+        shape = (drawn, protocol.K, problem.n_inputs)
         u = np.stack([randomness.initial_weights(seed, r, shape) for r in restarts])
+        u = u.repeat(protocol.y // drawn, axis=1)
         u = np.pad(u, [(0, 0)] * 3 + [(0, problem.patterns.shape[1] - problem.n_inputs)])
         return cls(protocol, problem, restarts, torch.from_numpy(u).to(problem.patterns.device), seed)
 
@@ -125,9 +130,10 @@ class Ensemble:
         return normalize_rows_(self.u.mean(1))
 
     def errors(self) -> np.ndarray:
-        """Errors of the solutions on the training set (hard signs), shape (R,), as counts."""
-        positive = torch.count_nonzero(self._all_preactivations(1.0) >= 0, dim=1)
-        return torch.count_nonzero(2 * positive < self.protocol.K, dim=1).cpu().numpy()[: len(self.restarts)]
+        """Errors of the solutions on the training set (hard signs, sign(0) = +1), shape (R,), as counts."""
+        stabilities = self._all_preactivations(1.0)  # σ h
+        right = torch.count_nonzero((stabilities > 0) | ((stabilities == 0) & self.problem.positive), dim=1)
+        return torch.count_nonzero(2 * right < self.protocol.K, dim=1).cpu().numpy()[: len(self.restarts)]
 
     def mean_loss(self, scales: Scales) -> np.ndarray:
         """Mean loss of the solutions on the training set, shape (R,)."""
@@ -152,12 +158,11 @@ class Ensemble:
             lane, replica = divmod(machine, p.y)
             generator.manual_seed(randomness.device_seed(self.seed, self.lanes[lane], epoch, replica))
         scales = p.scales(epoch)
-        attraction = scales.gamma * (p.B if p.coupling == "batch" else 1)
         gain = 4 * scales.beta / math.sqrt(p.K) / (p.B if p.reduction == "mean" else 1)
         if p.algorithm == "esgd":
-            self._esgd_epoch(orders, scales, gain, attraction)
+            self._esgd_epoch(orders, scales, gain, **p.attractions(epoch))
         else:
-            self._sgd_epoch(orders, scales, gain, attraction)
+            self._sgd_epoch(orders, scales, gain, **p.attractions(epoch))
 
     def _orders(self, epoch: int) -> torch.Tensor:
         """Indices (steps, machines * B) of the minibatches of every step of the epoch."""
@@ -171,11 +176,9 @@ class Ensemble:
         flat = np.stack(orders, axis=1).reshape(len(orders[0]), -1)
         return torch.from_numpy(flat).to(self.u.device)
 
-    def _sgd_epoch(self, orders: torch.Tensor, scales: Scales, gain: float, attraction: float) -> None:
+    def _sgd_epoch(self, orders: torch.Tensor, scales: Scales, gain: float, pull: float = 0.0) -> None:
         """SGD, and rSGD (Algorithm 2): replicas attracted by their mean."""
         p = self.protocol
-        # Beyond 1 the replicas would overshoot their centre; schedules reach that only long after their stop.
-        pull = min(p.eta * attraction, 1.0)
         for index in orders:
             anchor = self._mean_replica() if p.algorithm == "rsgd" else None
             self._step(self.u, index, scales, p.eta * gain, anchor, pull)
@@ -186,11 +189,9 @@ class Ensemble:
         """ū, shape (lanes, 1, K, N'), in a buffer that the next call overwrites."""
         return torch.mean(self.u, 1, keepdim=True, out=self._centre)
 
-    def _esgd_epoch(self, orders: torch.Tensor, scales: Scales, gain: float, attraction: float) -> None:
+    def _esgd_epoch(self, orders: torch.Tensor, scales: Scales, gain: float, pull: float, outer_step: float) -> None:
         """Entropy-SGD (Algorithm 1): as many outer steps as there are minibatches in one pass through the patterns."""
         p = self.protocol
-        pull = min(p.eta_prime * attraction, 1.0)
-        outer = p.eta * attraction
         for indices in orders.split(p.L):
             noise = self._draw_noise()
             u, mean = self.u.clone(), self.u.clone()
@@ -198,7 +199,7 @@ class Ensemble:
                 kick = None if noise is None else noise[:, step : step + 1]
                 self._step(u, index, scales, p.eta_prime * gain, self.u, pull, kick)
                 mean.lerp_(u, 1 - p.alpha)
-            self.u.mul_(1 - outer).add_(mean, alpha=outer)
+            self.u.mul_(1 - outer_step).add_(mean, alpha=outer_step)
             normalize_rows_(self.u)
             self.distance = squared_distance(self.u, mean, self._scratch)
 

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from bpflat.committee import fingerprint
 from bpflat.storage import load_npz, save_npz
-from training.protocols import Protocol
+from training.protocols import Protocol, current_fields
 
 KIND = "trained-minima"
 STOPPED = "stopped by its rule"
 CAPPED = "reached the cap"
+OVERSHOT = "its pull would pass 1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class TrainedMinima:
     epochs : ndarray of int, shape (R,)
         Epochs until the restart ended.
     status : ndarray of str, shape (R,)
-        "stopped by its rule" or "reached the cap".
+        "stopped by its rule", "reached the cap" or "its pull would pass 1" (see `Protocol`).
     train_error, test_error, test_error_balanced : ndarray of float, shape (R,)
         Fractions, with hard signs; NaN without a test set.
     train_loss : ndarray of float, shape (R,)
@@ -101,8 +102,8 @@ class TrainedMinima:
         try:
             for name in _JSON:
                 fields[name] = json.loads(str(fields[name]))
-            fields["protocol"] = Protocol(**fields["protocol"])
-        except (TypeError, ValueError) as error:
+            fields["protocol"] = Protocol(**current_fields(fields["protocol"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} was made by another version ({error}); make it again") from error
         fields["seed"], fields["device"] = int(fields["seed"]), str(fields["device"])
         fields["git_revision"] = str(fields["git_revision"])

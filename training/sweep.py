@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from bpflat.arguments import check_count
 from bpflat.datasets import load_reduced_fashion_mnist
 from training.checkpoints import require_same
 from training.protocols import Protocol
 from training.results import TrainedMinima
-from training.trainer import EpochReport, train
+from training.trainer import LARGEST_SEED, EpochReport, train
 from training.workers import Task, carry_out, checkpoint_path, part_path, part_paths, tidy
 
 
@@ -44,8 +45,9 @@ class Training:
     balanced: bool = False
 
     def __post_init__(self):
-        if self.restarts < 1:
-            raise ValueError(f"restarts must be at least 1; got {self.restarts}")
+        for name, at_least in {"restarts": 1, "seed": 0, "data_seed": 0}.items():
+            value = check_count(name, getattr(self, name), at_least=at_least, at_most=LARGEST_SEED)
+            object.__setattr__(self, name, value)
 
     @property
     def path(self) -> Path:
@@ -145,8 +147,8 @@ def run_all(
     OSError
         When a result cannot be written.
     """
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1 restart a task; got {chunk}")
+    if chunk is not None:
+        check_count("chunk", chunk)
     if threads is None and (scheduler is not None or n_jobs != 1):
         threads = 1
     options = {"checkpoint_every": checkpoint_every, "progress": progress, "threads": threads}

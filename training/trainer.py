@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat import committee
-from bpflat.arguments import check_device, check_labels, check_patterns
+from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar
 from training.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
 from training.ensemble import Ensemble, Problem
 from training.loss import pattern_loss, stability
 from training.protocols import Protocol, Scales
-from training.results import CAPPED, STOPPED, TrainedMinima, git_revision, library_versions
+from training.results import CAPPED, OVERSHOT, STOPPED, TrainedMinima, git_revision, library_versions
+
+LARGEST_SEED = 2**63 - 1  # results are stored in 64 bits
+_MOST_RESTARTS = 10**6  # far more than memory holds
+_LARGEST_PATTERN = 1e15  # and the inverse of the smallest: sums of squares of weights are numbers in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +90,7 @@ def train(
     device : str
         "cpu" or "cuda".
     test_patterns, test_labels : array_like, optional
-        For the test errors.
+        For the test errors, both or none; shapes (P', N) and (P',).
     data : dict, optional
         Where the patterns are from (JSON-able); kept with the result.
     checkpoint : path-like, optional
@@ -106,18 +111,22 @@ def train(
     Raises
     ------
     ValueError
-        Bad input, or a checkpoint of another run.
+        Bad input, found before the training starts; a protocol whose pull is beyond 1 in the first epoch; or a
+        checkpoint of another run.
     OSError
         The checkpoint cannot be written.
     """
+    _check_protocol(protocol)
     restarts = _check_restarts(restarts)
-    if seed < 0:
-        raise ValueError(f"seed must not be negative; got {seed}")
-    if not checkpoint_every >= 0:
-        raise ValueError(f"checkpoint_every must be a number of seconds, at least 0; got {checkpoint_every}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1; got {threads}")
-    patterns, labels = _check_data(patterns, labels, protocol)
+    seed = check_count("seed", seed, at_least=0, at_most=LARGEST_SEED)
+    checkpoint_every = check_scalar("checkpoint_every", checkpoint_every)
+    threads = None if threads is None else check_count("threads", threads)
+    patterns, labels = _check_data(patterns, labels)
+    _check_minibatches(protocol, len(patterns))
+    test = _check_test_data(test_patterns, test_labels, patterns.shape[1])
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress must be a function of an EpochReport, or None; got {progress!r}")
+    data = _check_provenance(data)
     torch_device = check_device(device)
     problem = Problem(patterns, labels, torch_device)
     configuration = {
@@ -138,7 +147,7 @@ def train(
         threads = 1 if len(restarts) * protocol.y < 8 else torch.get_num_threads()
     with torch.no_grad(), _torch_threads(threads):
         ended = _run(protocol, problem, restarts, seed, state, save, checkpoint_every, progress)
-    return _result(protocol, patterns, labels, seed, device, ended, test_patterns, test_labels, data)
+    return _result(protocol, patterns, labels, seed, str(device), ended, test, data)
 
 
 @contextlib.contextmanager
@@ -175,14 +184,19 @@ def _run(
         epoch += 1
         _report(progress, ensemble, epoch, len(ended))
         stopped = _stopped(ensemble, epoch)
-        leaving = stopped | (epoch >= protocol.max_epochs)
+        reason = CAPPED if epoch >= protocol.max_epochs else OVERSHOT if _overshoots(protocol, epoch) else None
+        leaving = stopped | (reason is not None)
         if leaving.any():
-            ended |= _end(ensemble, epoch, stopped, leaving)
+            ended |= _end(ensemble, epoch, np.where(stopped, STOPPED, reason), leaving)
             ensemble = ensemble.without(leaving)
         if time.monotonic() - saved_at >= save_every or not ensemble.restarts:
             save(epoch, ensemble, ended)
             saved_at = time.monotonic()
     return ended
+
+
+def _overshoots(protocol: Protocol, epoch: int) -> bool:
+    return any(value > 1 for value in protocol.attractions(epoch).values())
 
 
 def _stopped(ensemble: Ensemble, epoch: int) -> NDArray[np.bool_]:
@@ -195,11 +209,11 @@ def _stopped(ensemble: Ensemble, epoch: int) -> NDArray[np.bool_]:
     return ensemble.distances() < protocol.tolerance
 
 
-def _end(ensemble: Ensemble, epoch: int, stopped: NDArray, leaving: NDArray) -> dict[int, Ended]:
+def _end(ensemble: Ensemble, epoch: int, status: NDArray, leaving: NDArray) -> dict[int, Ended]:
     weights = ensemble.solution()[..., : ensemble.problem.n_inputs].cpu().numpy()
     distances = ensemble.distances()
     return {
-        ensemble.restarts[i]: Ended(weights[i].copy(), epoch, STOPPED if stopped[i] else CAPPED, float(distances[i]))
+        ensemble.restarts[i]: Ended(weights[i].copy(), epoch, str(status[i]), float(distances[i]))
         for i in np.flatnonzero(leaving)
     }
 
@@ -226,19 +240,18 @@ def _result(
     seed: int,
     device: str,
     ended: dict[int, Ended],
-    test_patterns: ArrayLike | None,
-    test_labels: ArrayLike | None,
-    data: dict | None,
+    test: tuple[NDArray, NDArray] | None,
+    data: dict,
 ) -> TrainedMinima:
     order = sorted(ended)
     weights = np.stack([ended[r].weights for r in order]).astype(np.float64)
     weights *= math.sqrt(patterns.shape[1]) / np.linalg.norm(weights, axis=-1, keepdims=True)
     weights = weights.astype(np.float32)
     test_error = test_error_balanced = np.full(len(order), math.nan)
-    if test_patterns is not None:
-        test_error = committee.error(weights, test_patterns, test_labels)
-        if len(np.unique(test_labels)) == 2:
-            test_error_balanced = committee.error(weights, test_patterns, test_labels, balanced=True)
+    if test is not None:
+        test_error = committee.error(weights, *test)
+        if len(np.unique(test[1])) == 2:
+            test_error_balanced = committee.error(weights, *test, balanced=True)
     return TrainedMinima(
         weights=weights,
         restart=np.array(order),
@@ -257,7 +270,7 @@ def _result(
         distance=np.array([ended[r].distance for r in order]),
         protocol=protocol,
         device=device,
-        data=dict(data or {}, n_train=len(patterns)),
+        data=data | {"n_train": len(patterns)},
         versions=library_versions(),
         git_revision=git_revision(),
     )
@@ -270,27 +283,78 @@ def mean_loss(weights: NDArray, patterns: NDArray, labels: NDArray, scales: Scal
     return float(pattern_loss(stability(z[None]), scales.omega).mean())
 
 
+def _check_protocol(protocol: Protocol) -> None:
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"protocol must be a Protocol, such as PROTOCOLS['rsgd-fast']; got {protocol!r}")
+    for name, value in protocol.attractions(0).items():
+        if value > 1:
+            raise ValueError(
+                f"{name} = {getattr(protocol, name)!r} is {value:g} in the first epoch of {protocol.name}: beyond 1, "
+                "machines overshoot what attracts them; choose another product, or a smaller gamma0"
+            )
+
+
 def _check_restarts(restarts: int | Sequence[int]) -> list[int]:
-    if isinstance(restarts, (int, np.integer)):
-        if restarts < 1:
-            raise ValueError(f"restarts must be at least 1; got {restarts}")
-        return list(range(restarts))
-    chosen = [int(r) for r in restarts]
-    if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
+    if isinstance(restarts, str) or not isinstance(restarts, Iterable):
+        return list(range(check_count("restarts", restarts, at_most=_MOST_RESTARTS)))
+    chosen = [check_count("restarts, as indices,", r, at_least=0, at_most=LARGEST_SEED) for r in restarts]
+    if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"restarts must be a number or distinct indices from 0 on; got {restarts!r}")
     return sorted(chosen)
 
 
-def _check_data(patterns: ArrayLike, labels: ArrayLike, protocol: Protocol) -> tuple[NDArray, NDArray]:
-    patterns = np.asarray(patterns, dtype=np.float64)
-    patterns = check_patterns(patterns, patterns.shape[-1] if patterns.ndim else 0)
-    labels = check_labels(labels, len(patterns))
-    if len(patterns) < protocol.B:
+def _check_data(patterns: ArrayLike, labels: ArrayLike, n_inputs: int | None = None) -> tuple[NDArray, NDArray]:
+    """Patterns and labels as float64 if they can be told apart in float32, in which machines are trained."""
+    patterns = check_patterns(patterns, _width(patterns) if n_inputs is None else n_inputs)
+    sizes = np.abs(patterns).max(axis=1)
+    extreme = (sizes > _LARGEST_PATTERN) | ((sizes < 1 / _LARGEST_PATTERN) & (sizes > 0))
+    if extreme.any():
         raise ValueError(
-            f"patterns are {len(patterns)}, fewer than one minibatch of B = {protocol.B}; "
-            "give more of them or a smaller B"
+            f"patterns must be of sizes between {1 / _LARGEST_PATTERN:g} and {_LARGEST_PATTERN:g}, in the range of "
+            f"float32; found one with a largest entry of {sizes[extreme][0]:g}: rescale them"
         )
-    return patterns, labels
+    return patterns, check_labels(labels, len(patterns))
+
+
+def _check_minibatches(protocol: Protocol, n_patterns: int) -> None:
+    few = f"patterns are {n_patterns}"
+    if n_patterns < protocol.B:
+        raise ValueError(f"{few}, fewer than one minibatch of B = {protocol.B}; give more of them or a smaller B")
+    if protocol.start == "equal" and n_patterns == protocol.B:
+        raise ValueError(
+            f"{few}, as many as a minibatch holds: replicas with start='equal' see the same and never differ; "
+            "give more patterns, a smaller B or start='independent'"
+        )
+
+
+def _width(patterns: ArrayLike) -> int:
+    """N, or 0 where the patterns have no shape, which their check refuses."""
+    try:
+        return np.shape(patterns)[-1]
+    except (ValueError, IndexError):
+        return 0
+
+
+def _check_test_data(
+    patterns: ArrayLike | None, labels: ArrayLike | None, n_inputs: int
+) -> tuple[NDArray, NDArray] | None:
+    if patterns is None and labels is None:
+        return None
+    if patterns is None or labels is None:
+        there, lacking = ("test_labels", "test_patterns") if patterns is None else ("test_patterns", "test_labels")
+        raise ValueError(f"{there} are given without {lacking}; give both or none")
+    try:
+        return _check_data(patterns, labels, n_inputs)
+    except ValueError as error:  # which begins with the name
+        raise ValueError(f"test_{error}") from error
+
+
+def _check_provenance(data: dict | None) -> dict:
+    try:
+        json.dumps(data)
+        return dict(data or {})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data must be a dict of text, numbers and lists, to be stored as JSON ({error})") from error
 
 
 def _digest(patterns: NDArray, labels: NDArray) -> str:
