@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
 
 LARGEST = 1e70
 """Largest entry of patterns, and the inverse of the smallest scale: fourth powers of both are ordinary numbers."""
@@ -335,6 +336,13 @@ def check_path(name: str, value: str | os.PathLike) -> str | os.PathLike:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fsdecode(value):
         raise ValueError(f"{name} must be the name of a file, not {shown(value)}")
     return value
+
+
+def check_axes(ax: Axes | None) -> Axes | None:
+    """Return `ax` if it is None or draws as matplotlib's Axes do."""
+    if ax is not None and not callable(getattr(ax, "fill_between", None)):
+        raise ValueError(f"ax must be matplotlib Axes, not {shown(ax)}")
+    return ax
 
 
 def check_device(device: str | torch.device) -> torch.device:
