@@ -20,13 +20,15 @@ from torch import nn
 from bpflat import (
     LocalEnergyProfile,
     LocalEntropyCurve,
+    bp,
     committee,
     flatness,
     load_reduced_fashion_mnist,
     local_energy,
+    local_entropy,
 )
 from bpflat.datasets import binarize_at_median
-from bpflat.optim import EntropySGD, batchnorm_statistics, focusing
+from bpflat.optim import EntropySGD, ReplicatedSGD, batchnorm_statistics, focusing
 from tests import wrong_arguments as an
 from tests.wrong_arguments import Argument
 
@@ -38,23 +40,22 @@ _weights, _patterns = _rng.normal(size=(3, 11)), _rng.choice([-1.0, 1.0], (8, 11
 _labels = committee.predict(_weights, _patterns).astype(float)
 WEIGHTS, PATTERNS, LABELS = an.weights(_weights), an.patterns(_patterns), an.labels(_labels)
 PROBLEM = {"weights": WEIGHTS, "patterns": PATTERNS, "labels": LABELS}
+ANCHORED = {
+    "weights": WEIGHTS.but(zeros=_weights * [[0.0], [1.0], [1.0]]),
+    "patterns": PATTERNS.but(zeros=np.vstack([_patterns[1:], np.zeros(11)])),
+    "labels": LABELS,
+}
+DELTAS = an.grid([0.1, 0.5]).but(zero=[0.0, 0.1], tiny=[1e-320, 0.1])
+DELTA = an.number(0.5).but(zero=0.0, tiny=1e-320, array_of_two=[0.1, 0.5])
+TOLERANCE = an.number(1e-8).but(zero=0.0, loose=1e6)
 
 
-def optimizers(n: int, **options):
+def optimizers(n: int, *, own: bool = True, **options) -> list[torch.optim.SGD]:
     """Plain ones, each over parameters of its own, or over shared ones."""
     shared = [nn.Parameter(torch.zeros(2))]
-    own = options.pop("own", True)
     return [torch.optim.SGD([nn.Parameter(torch.zeros(2))] if own else shared, lr=0.1, **options) for _ in range(n)]
 
 
-_folder = tempfile.TemporaryDirectory()  # gone when the tests are over
-_curve = LocalEntropyCurve(*[np.array([0.1])] * 7, 0.0, "bp", np.array([np.inf]))
-_curve.save(f"{_folder.name}/curve.npz")
-_profile = LocalEnergyProfile(*[np.array([0.1])] * 3, 0.0, 10)
-_profile.save(f"{_folder.name}/profile.npz")
-
-_inner, _outer = optimizers(2, own=False)
-OPTIMIZER = {"other": optimizers(1)[0], "maximal": optimizers(1, maximize=True)[0], "parameters": [torch.zeros(2)]}
 _folder = tempfile.TemporaryDirectory()  # gone when the tests are over
 _curve = LocalEntropyCurve(*[np.array([0.1])] * 7, 0.0, "bp", np.array([np.inf]))
 _curve.save(f"{_folder.name}/curve.npz")
@@ -87,7 +88,57 @@ _moved = moved()
 
 _model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
 _inputs, _targets = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 3
+DATA = {
+    "one": (_inputs,),
+    "three": (_inputs, _targets, _targets),
+    "lengths": (_inputs, _targets[1:]),
+    "nan": (_inputs * torch.nan, _targets),
+    "infinite": (_inputs * torch.inf, _targets),
+    "complex": (_inputs * 1j, _targets),
+    "text": (_inputs, ["a"] * 10),
+    "digits": (_inputs.numpy().astype(str), _targets),
+    "masked": (np.ma.array(_inputs.numpy(), mask=_inputs.numpy() > 1), _targets),
+    "fractions": (_inputs, _targets + 0.5),
+    "classes": (_inputs, _targets + 1),
+    "signed": (_inputs, _targets - 1),
+    "columns": (_inputs, nn.functional.one_hot(_targets)),
+    "empty": (_inputs[:0], _targets[:0]),
+    "nothing": [],
+}
 MODEL = {"linear class": nn.Linear, "activation": nn.ReLU(), "function of it": _model.forward}
+FLATNESS = {
+    "model": an.thing(_model).but("activation", **MODEL),
+    "data": an.thing((_inputs, _targets)).but(says="data|inputs|targets", **DATA),
+    "sigmas": an.grid([0.1, 0.2]),
+    "n_samples": an.count(4).but(one=1, odd=5),
+    "seed": an.seed(0),
+    "device": an.device("cpu").but("none"),
+    "parameters": an.thing("weights").but("none", unknown=["wait"], nothing=[], other="biases"),
+    "tolerance": TOLERANCE.but("none", "loose"),
+    "batch_norm": an.choice("frozen"),
+    "augment": an.thing(lambda x: x).but("none", "function", "class"),
+    "common": an.flag(True),
+    "antithetic": an.flag(True),
+    "batch_size": an.count(5).but("none"),
+    "block_size": an.count(5),
+    "resident": an.flag(True).but("none"),
+    "precision": an.choice("float32").but("none"),
+    "channels_last": an.flag(False),
+    "compile": an.flag(False),
+    "split": an.flag(True),
+    "progress": an.flag(False),
+}
+ENTROPY = {
+    **ANCHORED,
+    "method": an.choice("bp"),
+    "seed": an.seed(0),
+    "tolerance": TOLERANCE,
+    "n_samples": an.count(100).but(few=10),
+    "n_chains": an.count(2).but(one=1),
+    "n_jobs": an.jobs(1),
+    "progress": an.flag(False),
+}
+
 CALLS = {
     "committee.predict": (committee.predict, {"weights": WEIGHTS, "patterns": PATTERNS}),
     "committee.error": (committee.error, {**PROBLEM, "balanced": an.flag(False)}),
@@ -111,7 +162,55 @@ CALLS = {
             "n_jobs": an.jobs(1),
         },
     ),
-    "flatness.fingerprint": (flatness.fingerprint, {"model": an.thing(_model).but(**MODEL).but("activation")}),
+    "local_entropy": (local_entropy, {**ENTROPY, "deltas": DELTAS.but("none")}),
+    "local_entropy at distances": (
+        local_entropy,
+        {
+            **ANCHORED,
+            "distances": DELTAS.but("none"),
+            "beta": an.number(2.0).but("none", zero=0.0),
+            "device": an.device("cpu").but("none"),
+        },
+    ),
+    "bp.make_nodes": (bp.make_nodes, {"weights": ANCHORED["weights"], "patterns": ANCHORED["patterns"]}),
+    "bp.solve_nodes": (
+        bp.solve_nodes,
+        {
+            "nodes": an.thing(bp.make_nodes(_weights, _patterns)),
+            "labels": LABELS,
+            "delta": DELTA,
+            "n_errors": an.count(1).but("zero"),
+            "beta": an.number(2.0).but("none", zero=0.0),
+            "start": an.thing(None).but("none"),
+            "tolerance": TOLERANCE,
+            "max_steps": an.count(40),
+        },
+    ),
+    "bp.solve_edges": (
+        bp.solve_edges,
+        {
+            **ANCHORED,
+            "delta": DELTA,
+            "start": an.thing(None).but("none"),
+            "damping": an.number(0.1).but(all_of_it=1.0),
+            "tolerance": TOLERANCE,
+            "max_sweeps": an.count(50),
+        },
+    ),
+    "bp.output_node": (
+        bp.output_node,
+        {
+            "omega": an.array(_rng.normal(size=(8, 3))).but(even=np.ones((8, 2)), one=np.ones(8)),
+            "variance": an.array(np.full((8, 3), 0.5)).but(zero=np.zeros((8, 3)), narrow=np.ones((8, 2))),
+            "labels": LABELS,
+        },
+    ),
+    "flatness.local_energy": (flatness.local_energy, FLATNESS),
+    "flatness.local_energy of a subset": (
+        flatness.local_energy,
+        {**{name: FLATNESS[name] for name in ("model", "data", "sigmas")}, "subset": an.count(5).but("none", many=11)},
+    ),
+    "flatness.fingerprint": (flatness.fingerprint, {"model": an.thing(_model).but("activation", **MODEL)}),
     "EntropySGD": (
         EntropySGD,
         {
@@ -129,10 +228,20 @@ CALLS = {
     "EntropySGD.step": (_moved.step, {"closure": an.thing(lambda: 1.0).but("none", "class")}),
     "EntropySGD.balanced_gamma": (_moved.balanced_gamma, {"loss": an.number(1.0)}),
     "EntropySGD.load_state_dict": (_moved.load_state_dict, {"state_dict": an.thing(_moved.state_dict())}),
+    "ReplicatedSGD": (
+        ReplicatedSGD,
+        {
+            "replicas": an.thing(optimizers(2)).but(**REPLICAS),
+            "gamma": an.number(1.0),
+            "K": an.count(5),
+            "coupling": an.choice("gradient"),
+            "project": an.thing(None).but("none", "function", "class"),
+        },
+    ),
     "batchnorm_statistics": (
         lambda model, batches: batchnorm_statistics(model, batches).__enter__(),
         {
-            "model": an.thing(_model).but(**MODEL).but("activation"),
+            "model": an.thing(_model).but("activation", **MODEL),
             "batches": an.thing([_inputs]).but("tensor", nothing=[], text=["a"], numbers=[1.0], empties=[()]),
         },
     ),
@@ -149,6 +258,7 @@ CALLS = {
     "focusing.Cosine": (focusing.Cosine, {"gamma_max": an.number(0.1), "epochs": an.number(10.0).but(zero=0.0)}),
     "LocalEntropyCurve.load": (LocalEntropyCurve.load, {"path": an.path(f"{_folder.name}/curve.npz")}),
     "LocalEntropyCurve.save": (_curve.save, {"path": an.path(f"{_folder.name}/curve.npz")}),
+    "LocalEntropyCurve.plot": (_curve.plot, {"ax": an.thing(None).but("none")}),
     "LocalEnergyProfile.load": (LocalEnergyProfile.load, {"path": an.path(f"{_folder.name}/profile.npz")}),
     "LocalEnergyProfile.save": (_profile.save, {"path": an.path(f"{_folder.name}/profile.npz")}),
     "LocalEnergyProfile.plot": (_profile.plot, {"ax": an.thing(None).but("none")}),
