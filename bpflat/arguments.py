@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
 
 LARGEST = 1e70
 """Largest entry of patterns, and the inverse of the smallest scale: fourth powers of both are ordinary numbers."""
@@ -197,14 +198,15 @@ def check_problem(
 
 
 def check_grid(
-    name: str, grid: ArrayLike, *, zero: bool = False, between: tuple[float, float] = (1e-12, 1e12)
+    name: str, grid: ArrayLike, *, zero: bool = False, between: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """Return a copy of `grid` as float64, shape (n,), if it rises strictly and lies in bounds, or is 0 with `zero`.
+    """Return a copy of `grid` as float64, shape (n,), if it rises strictly and lies between two bounds.
 
-    The default bounds are generous for variances, distances and noise amplitudes of weights of order one: at 1e-12
-    nothing differs from the reference to six digits, and at 1e12 nothing of the reference is left to six digits.
-    With `zero`, the lower bound is 0.
+    By default these are 1e-12 and 1e12, generous for variances and squared distances of weights of order one: at 1e-12
+    nothing differs from the reference in six digits, at 1e12 nothing is left of it in six digits.  With `zero`, for
+    amplitudes of noise, they are 0 and 1e70.
     """
+    low, high = between or ((0.0, LARGEST) if zero else (1e-12, 1e12))
     grid = np.atleast_1d(_reals(name, grid))
     if grid.ndim != 1 or grid.size == 0:
         raise ValueError(f"{name} must be a non-empty one-dimensional grid, not of shape {grid.shape}")
@@ -212,7 +214,7 @@ def check_grid(
     if not allowed.all():
         wanted = "at least 0" if zero else "positive"
         raise ValueError(f"{name} must be {wanted} and finite; found {grid[~allowed][0]:g}")
-    grid = check_array(name, grid, between=(0.0 if zero else between[0], between[1]))
+    grid = check_array(name, grid, between=(low, high))
     if not (np.diff(grid) > 0).all():
         raise ValueError(f"{name} must rise strictly: sort them and drop repeated ones (numpy.unique)")
     return grid.copy()
@@ -334,6 +336,13 @@ def check_path(name: str, value: str | os.PathLike) -> str | os.PathLike:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fsdecode(value):
         raise ValueError(f"{name} must be the name of a file, not {shown(value)}")
     return value
+
+
+def check_axes(ax: Axes | None) -> Axes | None:
+    """Return `ax` if it is None or draws as matplotlib's Axes do."""
+    if ax is not None and not callable(getattr(ax, "fill_between", None)):
+        raise ValueError(f"ax must be matplotlib Axes, not {shown(ax)}")
+    return ax
 
 
 def check_device(device: str | torch.device) -> torch.device:

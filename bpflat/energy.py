@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
+from bpflat.arguments import check_axes, check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
 from bpflat.bp.kernels import output_node
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
 from bpflat.storage import load_result, save_result
@@ -98,7 +98,7 @@ class LocalEnergyProfile:
         """
         import matplotlib.pyplot as plt
 
-        ax = plt.gca() if ax is None else ax
+        ax = plt.gca() if check_axes(ax) is None else ax
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
             (drawn,) = ax.plot(self.sigma, mean, **line)
             ax.fill_between(self.sigma, mean - error, mean + error, color=drawn.get_color(), alpha=0.25, lw=0)
@@ -124,15 +124,15 @@ def local_energy(
     Parameters
     ----------
     weights : array_like, shape (K, N) or (R, K, N)
-        The references w, K odd; the scale of a row does not matter.  They may make training errors.
+        The references w, K odd; rows of any finite scale, which does not matter.  They may make training errors.
     patterns : array_like, shape (P, N)
-        Inputs x, ±1 or any real numbers.
+        Inputs x, ±1 or any real numbers; the largest of a pattern from 1e-70 to 1e70, or 0.
     labels : array_like, shape (P,)
         ±1.
     sigmas : array_like, shape (S,)
-        Noise amplitudes σ ≥ 0, strictly rising.
+        Noise amplitudes σ from 0 to 1e70, strictly rising.
     n_samples : int
-        Draws of the standard normal z (K, N) for each reference, at least 2.
+        Draws of the standard normal z (K, N) for each reference, 2 to 1e9.
     seed : int or SeedSequence, optional
         Reference r draws from child r of the seed sequence, so its numbers depend neither on the other
         references nor on `n_jobs`.  None takes fresh entropy.
@@ -152,8 +152,9 @@ def local_energy(
     Raises
     ------
     ValueError
-        Even K, shapes that do not match, empty arrays, NaN or infinite entries, labels other than ±1, sigmas
-        that are negative, unsorted or repeated, fewer than 2 samples, an unknown method, an unusable seed.
+        Even K, shapes that do not match, empty arrays, arrays of anything but finite real numbers (see
+        `bpflat.committee.predict`), labels other than ±1, sigmas that are negative, unsorted or repeated, an argument
+        of another type or out of range, an unknown method.
 
     Notes
     -----

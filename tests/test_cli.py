@@ -57,6 +57,20 @@ def test_trained_minima_bring_their_patterns(capsys):
     assert record["train_error"] == [0.0] * 5 and np.shape(record["delta_error"]) == (5, 1)
 
 
+@pytest.mark.parametrize("data", ["anything", "[3]", 1.5])
+def test_an_own_array_called_data(tmp_path, capsys, data):
+    """It says nothing of patterns: the bundled ones are drawn."""
+    np.savez(tmp_path / "mine.npz", weights=np.random.default_rng(0).normal(size=(3, 784)), data=data)
+    assert main(["energy", str(tmp_path / "mine.npz"), "--n-train", "20", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["sigma"]) == 10
+
+
+def test_weights_of_no_shape(tmp_path, capsys):
+    np.savez(tmp_path / "mine.npz", weights=3.0)
+    assert main(["energy", str(tmp_path / "mine.npz")]) == 2
+    assert "weights must have shape" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

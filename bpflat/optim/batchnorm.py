@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bpflat.arguments import shown
+
 
 @contextlib.contextmanager
 def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) -> Iterator[None]:
@@ -28,12 +30,14 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
     Raises
     ------
     ValueError
-        No batch came, although the model has BatchNorm.
+        No model; batches that are neither tensors nor begin with one; none at all, although the model has BatchNorm.
 
     Examples
     --------
     ``with optimizer.centre(), batchnorm_statistics(model, batches): error = evaluate(model)``
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, not {shown(model)}")
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     modes = [(m, m.training) for m in model.modules()]
     saved = [(b, b.clone()) for m in norms for b in m.buffers(recurse=False)]
@@ -60,8 +64,13 @@ def _gather(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor 
         norm.reset_running_stats()
         norm.momentum = None  # torch: the plain average over batches
         norm.train()
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"batches must be an iterable of inputs, not {shown(batches)}")
     n_batches = 0
     for n_batches, batch in enumerate(batches, start=1):  # noqa: B007
-        model(batch if isinstance(batch, Tensor) else batch[0])
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(inputs, Tensor):
+            raise ValueError(f"batches must be tensors, or tuples that begin with one; found {shown(batch)}")
+        model(inputs)
     if n_batches == 0:
         raise ValueError("batches are empty: BatchNorm statistics need at least one (or an iterator was used up)")

@@ -86,6 +86,8 @@ def evaluate(closure: Callable[[], Any] | None) -> Any:
     """Loss that `closure` returns, gradients enabled; None without a closure."""
     if closure is None:
         return None
+    if not callable(closure):
+        raise ValueError(f"closure must be callable without arguments, not {shown(closure)}")
     with torch.enable_grad():
         loss = closure()
     if loss is None:
