@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from bpflat.arguments import (
+    check_axes,
     check_choice,
     check_count,
     check_device,
@@ -98,7 +99,7 @@ class LocalEntropyCurve:
 
     def plot(self, ax=None, **style):
         """Draw Φ_LE against d, a line a reference, on matplotlib axes (new ones by default); returns the axes."""
-        if ax is None:
+        if check_axes(ax) is None:
             import matplotlib.pyplot as plt
 
             ax = plt.figure().add_subplot()

@@ -231,6 +231,8 @@ def sample_log_z(
     I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
     Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
     """
+    size = np.sqrt(gram.diagonal())  # of each pattern, which changes no answer: small ones count as much as others
+    hidden, gram = hidden / size[:, None], gram / np.outer(size, size)
     values, vectors = np.linalg.eigh(gram)
     seen = values > 1e-10 * values[-1]
     factor = vectors[:, seen] * np.sqrt(delta * values[seen])

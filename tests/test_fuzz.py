@@ -45,6 +45,7 @@ ANCHORED = {
     "patterns": PATTERNS.but(zeros=np.vstack([_patterns[1:], np.zeros(11)])),
     "labels": LABELS,
 }
+UNANCHORED = {"weights": WEIGHTS, "patterns": ANCHORED["patterns"], "labels": LABELS}  # rows of zeros are allowed
 DELTAS = an.grid([0.1, 0.5]).but(zero=[0.0, 0.1], tiny=[1e-320, 0.1])
 DELTA = an.number(0.5).but(zero=0.0, tiny=1e-320, array_of_two=[0.1, 0.5])
 TOLERANCE = an.number(1e-8).but(zero=0.0, loose=1e6)
@@ -172,7 +173,7 @@ CALLS = {
             "device": an.device("cpu").but("none"),
         },
     ),
-    "bp.make_nodes": (bp.make_nodes, {"weights": ANCHORED["weights"], "patterns": ANCHORED["patterns"]}),
+    "bp.make_nodes": (bp.make_nodes, {n: UNANCHORED[n] for n in ("weights", "patterns")}),
     "bp.solve_nodes": (
         bp.solve_nodes,
         {
@@ -189,7 +190,7 @@ CALLS = {
     "bp.solve_edges": (
         bp.solve_edges,
         {
-            **ANCHORED,
+            **UNANCHORED,
             "delta": DELTA,
             "start": an.thing(None).but("none"),
             "damping": an.number(0.1).but(all_of_it=1.0),

@@ -158,6 +158,13 @@ class TestCall:
         curve = local_entropy(*problem, distances=[0.05, 0.2], method="mcmc", seed=0)
         assert_allclose(curve.distance, [0.05, 0.2], rtol=5e-3)
 
+    def test_the_size_of_a_pattern_does_not_matter(self):
+        """A pattern a million times smaller than the others is kept like any other."""
+        weights, patterns, labels = random_instance(101, 3, 8)
+        sizes = np.array([1e-6, 1, 1, 1e6, 1, 1, 1, 1])[:, None]
+        plain, scaled = (sample(weights, x, labels, 0.5, n_samples=500) for x in (patterns, sizes * patterns))
+        assert_allclose([scaled.log_z, scaled.distance], [plain.log_z, plain.distance], rtol=1e-9)
+
 
 class TestTrainedMachine:
     def test_against_direct_sampling(self, stored):  # noqa: F811
