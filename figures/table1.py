@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from bpflat.storage import atomic_write
 from figures.panels import save_figure, save_table
 from figures.style import use_style
-from training.deep import add_flatness_options, flatness_plan, run
+from training.deep import KEEP_CONTRACTION, add_flatness_options, flatness_plan, run
 from training.deep_results import DeepRun
 from training.deep_trainer import describe
 from training.progress import StatusLine
@@ -200,7 +200,7 @@ NOTE = (
     "Test error of the centre after the last epoch, mean ± standard deviation over seeds, beside the paper's. "
     "Only cells run on all training images with 100 % of the epochs can be compared with the paper's numbers. "
     "γ: factor of the recipe's, so that runs of fewer steps are pulled together as far. "
-    "Statistics of BatchNorm of rSGD and eSGD are recomputed on training images. "
+    "Statistics of BatchNorm are running ones, of rSGD their mean over the replicas. "
     "Of Tiny ImageNet the published validation set is the test set."
 )
 
@@ -237,21 +237,13 @@ def train_missing(
     seeds: int,
     columns: Sequence[str] = COLUMNS,
     n_jobs: int = 1,
-    gamma_scale: float = 1.0,
     **options: object,
 ) -> None:
-    """Train every column of `row` that Table 1 has with seeds 0, 1, ..., each with one thread, where it is missing.
-
-    `gamma_scale` is for rSGD alone: it is ``Σ η γ`` over all steps that pulls replicas together, while the γ of eSGD
-    balances the gradient within a loop, however many loops there are.
-    """
+    """Train every column of `row` that Table 1 has with seeds 0, 1, ..., each with one thread, where it is missing."""
     wanted = [find_recipe(row, column) for column in columns if column in RECIPES[row]]
     tasks = [(recipe, seed) for seed in range(seeds) for recipe in wanted]
     with parallel_config("loky", inner_max_num_threads=1):
-        Parallel(n_jobs=n_jobs)(
-            delayed(_train)(recipe, folder, data, seed, options | {"gamma_scale": gamma_scale if recipe.y > 1 else 1.0})
-            for recipe, seed in tasks
-        )
+        Parallel(n_jobs=n_jobs)(delayed(_train)(recipe, folder, data, seed, options) for recipe, seed in tasks)
 
 
 def _train(recipe, folder: Path, data: Path | None, seed: int, options: dict) -> None:
@@ -275,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--n-train", type=int, help="training images to draw (default: all)")
     parser.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     parser.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
-    parser.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ of rSGD (default: 1)")
+    parser.add_argument("--keep-contraction", action="store_true", help=KEEP_CONTRACTION)
     add_flatness_options(parser)
     parser.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="(default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -296,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 policies=arguments.policies,
                 evaluate_every=arguments.evaluate_every,
                 augment=not arguments.no_augmentation,
-                gamma_scale=arguments.gamma_scale,
+                keep_contraction=arguments.keep_contraction,
                 flatness=flatness_plan(arguments),
                 device=arguments.device,
             )

@@ -28,7 +28,7 @@ def entropy_sgd_loop(w, gradients, noise, inner, outer, *, gamma, epsilon, alpha
     return outer(w, w - mu), w_prime, mu
 
 
-def replicated_sgd_step(replicas, gradients, t, bases, *, gamma, K, coupling="decoupled"):
+def replicated_sgd_step(replicas, gradients, t, bases, *, gamma, K, coupling="gradient"):
     """Step t = 1, 2, ... of Algorithm 2: replicas (y, n), one gradient function and one optimizer each."""
     centre = sum(replicas) / len(replicas)
     after = []

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from bpflat.optim import ReplicatedSGD
-from tests.toy_networks import SGD, batches, loss_of, network
+from tests.toy_networks import BASES, SGD, batches, loss_of, network
 
 BATCHES = batches(16)
 K = 3
@@ -18,10 +18,10 @@ K = 3
 class Replicas:
     """The replicas `members` of a system of several, each with its own minibatches, in this process."""
 
-    def __init__(self, members, group=None, dtype=torch.float64):
+    def __init__(self, members, group=None, dtype=torch.float64, base=lambda p: torch.optim.SGD(p, lr=0.05, **SGD)):
         self.members = list(members)
         self.models = [network(a).to(dtype) for a in self.members]
-        bases = [torch.optim.SGD(m.parameters(), lr=0.05, **SGD) for m in self.models]
+        bases = [base(m.parameters()) for m in self.models]
         self.optimizer = ReplicatedSGD(bases, gamma=0.4, K=K, group=group)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 4, gamma=0.5)
         self.dtype, self.time = dtype, 0
@@ -81,6 +81,18 @@ def undisturbed(rank, members, folder):
     torch.save(replicas.outcome(), folder / f"undisturbed-{rank}.pt")
 
 
+def _with_base(name):
+    """Job of ten steps of replicas around another base optimizer."""
+
+    def job(rank, members, folder):
+        replicas = Replicas(members[rank], dist.group.WORLD, base=BASES[name])
+        for _ in range(10):
+            replicas.step()
+        torch.save(replicas.outcome(), folder / f"{name}-{rank}.pt")
+
+    return job
+
+
 def resumed(rank, members, folder):
     """The same from the checkpoint on."""
     replicas = Replicas(members[rank], dist.group.WORLD)
@@ -128,3 +140,4 @@ def mismatch(rank, members, folder):
 
 
 JOBS = {f.__name__: f for f in (undisturbed, resumed, killed, overflow, mismatch)}
+JOBS |= {name: _with_base(name) for name in ("adam", "rmsprop")}

@@ -167,7 +167,7 @@ def toy_tiny_imagenet(tmp_path, monkeypatch):
         archive.writestr(root + "val/val_annotations.txt", "val_1.JPEG\tn01\t0\t0\t1\t1\nval_0.JPEG\tn02\t0\t0\t1\t1\n")
         archive.writestr(root + "val/images/val_0.JPEG", jpeg((0, 0, 200)))
         archive.writestr(root + "val/images/val_1.JPEG", jpeg((0, 200, 0)))
-    monkeypatch.setitem(module.SOURCES, "tiny-imagenet", Source(2, 8))
+    monkeypatch.setitem(module.SOURCES, "tiny-imagenet", Source(2, 8, 6))
     monkeypatch.setattr(module, "TINY_IMAGENET_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     return path
 

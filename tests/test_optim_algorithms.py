@@ -95,7 +95,7 @@ def test_couplings_agree_for_plain_sgd_and_none_overshoots_the_centre():
         ends.append([as_vector(m) for m in models])
     np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-14)
     models = [problem.parameters(torch.float64, s) for s in starts]
-    opt = ReplicatedSGD([torch.optim.SGD(m, lr=0.1) for m in models], gamma=1e9, K=1)
+    opt = ReplicatedSGD([torch.optim.SGD(m, lr=0.1) for m in models], gamma=1e9, K=1, coupling="decoupled")
     opt.zero_grad()
     opt.step()
     assert opt.distance() < 1e-30
@@ -169,9 +169,9 @@ def test_replicated_sgd_converges_to_the_minimiser():
     starts = problem.start + np.random.default_rng(0).normal(size=(3, 12))
     models = [problem.parameters(torch.float64, s) for s in starts]
     bases = [torch.optim.SGD(m, lr=0.05, momentum=0.9, nesterov=True) for m in models]
-    opt = ReplicatedSGD(bases, gamma=0.1, K=10)
+    opt = ReplicatedSGD(bases, gamma=0.01, K=10)
     for t in range(800):
-        opt.gamma = 0.1 * 10 ** (t / 200)
+        opt.gamma = 0.01 * 10 ** (t / 500)
         for model in models:
             problem.backward(model, 0)
         opt.step()

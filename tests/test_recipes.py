@@ -145,11 +145,16 @@ def test_sub_policies_are_those_of_the_recipe_or_those_given():
 
 
 def test_stored_runs_are_recognised():
-    """Fields that came after a run was stored do not make it another one."""
+    """Fields that came after a run was stored do not make it another one, but for algorithms that changed."""
     stored = [DeepRun.load(path) for path in sorted(RESULTS.glob("*.npz"))]
     assert len(stored) > 2
     for run in stored:
         recipe = find_recipe(run.row, run.column)
-        assert json.loads(json.dumps(as_plain(recipe))) == run.configuration["recipe"]
+        plain = json.loads(json.dumps(as_plain(recipe)))
+        changed = {"rsgd": "coupling", "esgd": "reset_inner"}.get(recipe.algorithm)
+        if changed is None or changed in run.configuration["recipe"]:
+            assert plain == run.configuration["recipe"]
+        else:
+            assert plain.items() > run.configuration["recipe"].items() and changed in plain
     changed = as_plain(replace(recipe, flip=False, model_options={"dropout": 0.5}))
     assert (changed["flip"], changed["model_options"]) == (False, {"dropout": 0.5})

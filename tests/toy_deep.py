@@ -44,6 +44,8 @@ def toy(column, **changes):
     recipe = find_recipe("resnet18-cifar10", column)
     if column == "esgd":  # the automatic γ₀ of so small a network is beyond what η' allows
         changes = {"gamma0": 0.5} | changes
+    if column.startswith("rsgd"):  # and grown by 10⁴ it would throw replicas beyond their centre
+        changes = {"gamma_growth": 300.0} | changes
     return dataclasses.replace(recipe, model="tiny", batch=20, **changes)
 
 

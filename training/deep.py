@@ -15,20 +15,30 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from bpflat.arguments import check_device, check_scalar
+from bpflat.arguments import check_device
 from bpflat.storage import atomic_write
-from training.augment import Augmentation, read_policy
+from training.augment import Augmentation, read_policy, resize_whole
 from training.checkpoints import require_same
 from training.deep_checkpoints import load_state, save_state
 from training.deep_events import event_writer
 from training.deep_flatness import FlatnessPlan, as_history
 from training.deep_results import DeepRun, write_csv
 from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, train
-from training.images import load_images
+from training.images import SOURCES, load_images
 from training.processes import first_alone, first_decides, is_first, own_replicas, process_group
 from training.progress import StatusLine
-from training.recipes import COLUMNS, RECIPES, Recipe, as_plain, find_recipe
+from training.recipes import (
+    COLUMNS,
+    GAMMA_CONVENTIONS,
+    RECIPES,
+    Recipe,
+    as_plain,
+    find_recipe,
+    with_printed_growth,
+)
 from training.results import git_revision, library_versions
+
+KEEP_CONTRACTION = "rSGD in fewer steps than the recipe's: rescale γ and K so that replicas come together as in it"
 
 
 def run(
@@ -44,7 +54,7 @@ def run(
     stop_loss: float | None = None,
     bfloat16: bool = False,
     augment: bool = True,
-    gamma_scale: float = 1.0,
+    keep_contraction: bool = False,
     flatness: FlatnessPlan | None = None,
     device: str = "cpu",
     checkpoint_every: float = 60.0,
@@ -68,6 +78,7 @@ def run(
         Of initial weights, minibatches, augmentation and noise.
     epochs_scale : float
         Shortens (or stretches) all schedules together: learning rate, γ and K are functions of the fraction done.
+        Replicas of rSGD are then pulled together for fewer steps by the same γ, see `keep_contraction`.
     n_train : int, optional
         Draw so many training images, the same for every seed.
     policies : Path or "none", optional
@@ -77,12 +88,15 @@ def run(
     stop_loss : float, optional
         End before the last epoch when the training loss is lower, see `training.deep_trainer.train`.
     bfloat16 : bool
-        Autocast to bfloat16.
+        Autocast forward passes of the training to bfloat16: 8 bits of precision in convolutions and products.  Faster
+        on GPUs and on processors with instructions for it, many times slower on others.
     augment : bool
         False trains on the images as they are, only resized and normalised.
-    gamma_scale : float
-        Multiplies γ of all epochs.  Replicas are pulled together by ``Σ η γ`` over the steps of a run: one with fewer
-        steps than the recipe's needs as many times the γ for the same pull.
+    keep_contraction : bool
+        For rSGD with fewer steps than the recipe's (or more): without a loss, distances from the centre shrink by
+        ``exp(−Σ η γ / (1 − momentum))`` over the steps of a run.  So that they do as in the recipe, after the same
+        fraction of the run, a run of s times the steps is given ``γ/s`` and, for as many interactions of the same
+        η K γ, ``K s`` (rounded, at least 1).  Steps are counted on the images of the published data, or on `n_train`.
     flatness : FlatnessPlan, optional
         Measure the local energy of the centre along the training; it changes nothing else.
     device : str
@@ -114,7 +128,6 @@ def run(
         raise ValueError(f"evaluate-every must be at least 1; got {evaluate_every}")
     if seed < 0:
         raise ValueError(f"seed must be at least 0; got {seed}")
-    gamma_scale = check_scalar("gamma-scale", gamma_scale, above=0)
     check_device(device)
     own_replicas(recipe.y, group)  # or a ValueError, before anything else is done
     policy = None
@@ -124,6 +137,8 @@ def run(
         policy = read_policy(policies)
     augmentation = recipe.augmentation(policy) if augment else Augmentation(size=recipe.size, flip=False)
     epochs = max(1, round(recipe.epochs * epochs_scale))
+    steps = epochs * ((SOURCES[recipe.data].n_train if n_train is None else n_train) // recipe.batch)
+    pace = steps / recipe.steps if keep_contraction and recipe.y > 1 and steps else 1.0
     configuration = {
         "recipe": as_plain(recipe),
         "seed": seed,
@@ -137,8 +152,8 @@ def run(
     # Named only where they are used: runs of before these options stay what they are.
     if not augment:
         configuration["augment"] = False
-    if gamma_scale != 1:
-        configuration["gamma_scale"] = gamma_scale
+    if pace != 1:
+        configuration["gamma_scale"] = 1 / pace
     if stop_loss is not None:
         configuration["stop_loss"] = stop_loss
     if flatness is not None:
@@ -155,8 +170,10 @@ def run(
         raise ValueError(
             f"n-train must be at least the {recipe.batch} of one minibatch; got {len(images.train_labels)}"
         )
+    whole = {name: resize_whole(getattr(images, name), augmentation.size) for name in ("train_images", "test_images")}
+    images = dataclasses.replace(images, **whole)
     state = begin(recipe, images.classes, seed, device, group)
-    state.gamma_scale = gamma_scale
+    state.pace = pace
     if checkpoint.exists():
         load_state(checkpoint, configuration, state)
     if first_decides(state.epoch, group) != state.epoch:
@@ -199,12 +216,12 @@ def run(
     except KeyboardInterrupt:
         last = f"the last checkpoint is {checkpoint}" if saved else "there was no checkpoint yet"
         raise KeyboardInterrupt(last) from None
-    with centre(state, images, augmentation) as model:
+    with centre(state) as model:
         train_loss, train_error = evaluate(model, images.train_images, images.train_labels, images, augmentation)
         test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
         if is_first(group):
             with atomic_write(base.with_name(base.name + ".pt")) as file:
-                torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, file)
+                torch.save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
     done = DeepRun(
         row=recipe.row,
         column=recipe.column,
@@ -218,7 +235,7 @@ def run(
         test_loss=test_loss,
         test_error=test_error,
         n_parameters=sum(p.numel() for p in state.models[0].parameters()),
-        gamma0=gamma_scale * state.gamma0,
+        gamma0=state.gamma0 / pace,
         curves=np.array([dataclasses.astuple(row) for row in state.curves]),
         configuration=configuration,
         device=device if device == "cpu" else torch.cuda.get_device_name(device),
@@ -251,11 +268,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
     p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
-    p.add_argument("--gamma-scale", type=float, default=1.0, help="multiplies γ, for runs of fewer steps (default: 1)")
+    p.add_argument("--keep-contraction", action="store_true", help=KEEP_CONTRACTION)
+    p.add_argument("--gamma-convention", choices=GAMMA_CONVENTIONS, default="eq6", help="of rSGD's printed γ₀, γ_max")
+    p.add_argument("--printed-growth", action="store_true", help="eSGD: γ₁ as printed, per outer step, instead of × 10")
     add_flatness_options(p)
     p.add_argument("--stop-loss", type=float, metavar="NATS", help="end when the training loss is lower")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16")
+    p.add_argument("--bfloat16", action="store_true", help="autocast to bfloat16 (for hardware that has it)")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
     p.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard's event files too")
     p.add_argument("--threads", type=int, help="of torch on the CPU")
@@ -292,8 +311,10 @@ def main(argv: list[str] | None = None) -> int:
     status_line = StatusLine(describe=describe)
     try:
         recipe = find_recipe(arguments.recipe, arguments.algorithm)
-        if arguments.model:
-            recipe = dataclasses.replace(recipe, model=arguments.model)
+        if arguments.printed_growth:
+            recipe = with_printed_growth(recipe)
+        model = arguments.model or recipe.model
+        recipe = dataclasses.replace(recipe, model=model, gamma_convention=arguments.gamma_convention)
         with process_group(arguments.device) as (group, device):
             result = run(
                 recipe,
@@ -307,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
                 stop_loss=arguments.stop_loss,
                 bfloat16=arguments.bfloat16,
                 augment=not arguments.no_augmentation,
-                gamma_scale=arguments.gamma_scale,
+                keep_contraction=arguments.keep_contraction,
                 flatness=flatness_plan(arguments),
                 device=device,
                 group=group,

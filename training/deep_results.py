@@ -108,10 +108,10 @@ class DeepRun:
         Images.
     train_loss, train_error, test_loss, test_error : float
         Of the centre w̄ or w after the last epoch, in evaluation mode; errors are fractions. Statistics of BatchNorm
-        are recomputed on plain training images, but for the baseline, which keeps its running ones.
+        are running ones, of the centre as in `training.deep_trainer.centre`.
     n_parameters : int
     gamma0 : float
-        First γ, printed or automatic; NaN for the baseline and for cosine focusing.
+        First γ of eq. 6, printed or automatic; NaN for the baseline and for cosine focusing.
     curves : ndarray of float, shape (epochs, len(METRICS))
         A line for each epoch, columns `METRICS`.
     configuration : dict

@@ -2,7 +2,8 @@
 
 Everything random in an epoch is a function of (seed, epoch, replica).  So a run that is resumed at an epoch goes on as
 one that never stopped, bit for bit (on a GPU as far as its kernels are deterministic), and replicas in processes of
-their own do what they do in one, but for the rounding of their mean.
+their own do what they do in one, but for the rounding of their mean.  Networks lie in memory channels last, which is
+faster and changes rounding alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from bpflat.optim import EntropySGD, ReplicatedSGD, batchnorm_statistics
+from bpflat.optim import EntropySGD, ReplicatedSGD, attraction_limit
 from training.augment import Augmentation
 from training.deep_flatness import FlatnessPlan, FlatnessPoint, measure_flatness
 from training.deep_results import EpochMetrics
@@ -31,14 +32,14 @@ from training.randomness import augmentation_stream, device_seeds, minibatch_ord
 from training.recipes import Recipe
 
 EVALUATION_BATCH = 500
-STATISTICS_IMAGES = 10_000  # training images that statistics of BatchNorm are recomputed on
 
 
 @dataclasses.dataclass
 class State:
-    """A training between two epochs: its networks, optimizer, first γ (NaN until known) and its factor, curves.
+    """A training between two epochs: its networks, optimizer, first γ (of the recipe; NaN until known) and curves.
 
-    `models` are those of the `replicas` in this process, the others are in other processes of the `group`.
+    `models` are those of the `replicas` in this process, the others are in other processes of the `group`.  `pace` is
+    what fraction of the recipe's steps γ and K of rSGD are rescaled to (`training.deep.run`); 1 leaves them.
     """
 
     recipe: Recipe
@@ -47,10 +48,18 @@ class State:
     optimizer: Optimizer
     gamma0: float
     group: dist.ProcessGroup | None = None
-    gamma_scale: float = 1.0
+    pace: float = 1.0
     epoch: int = 0
     curves: list[EpochMetrics] = dataclasses.field(default_factory=list)
     flatness: list[FlatnessPoint] = dataclasses.field(default_factory=list)
+
+    def gamma(self, tau: float) -> float:
+        """γ at epoch `tau` of the recipe."""
+        return self.recipe.focusing(self.gamma0)(tau) / self.pace
+
+    def K(self, tau: float) -> int:
+        """Steps between interactions at epoch `tau` of the recipe."""
+        return self.recipe.interval(tau, self.pace)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +100,13 @@ def begin(
     models = []
     for a in replicas:
         torch.manual_seed(int(sequence(seed, 1, a).generate_state(1, np.uint64)[0] >> 1))
-        models.append(make_model(recipe.model, classes, **recipe.model_options).to(device))
-    gamma0 = math.nan if recipe.gamma0 is None else recipe.gamma0
+        model = make_model(recipe.model, classes, **recipe.model_options)
+        models.append(model.to(device, memory_format=torch.channels_last))
+    gamma0 = recipe.printed_gamma0
     gamma = 0.0 if math.isnan(gamma0) else gamma0
     if recipe.algorithm == "rsgd":
         bases = [recipe.base_optimizer(model) for model in models]
-        optimizer: Optimizer = ReplicatedSGD(bases, gamma=gamma, K=recipe.K, group=group)
+        optimizer: Optimizer = ReplicatedSGD(bases, gamma=gamma, K=recipe.K, coupling=recipe.coupling, group=group)
     elif recipe.algorithm == "esgd":
         optimizer = EntropySGD(
             recipe.base_optimizer(models[0], recipe.eta_prime),
@@ -105,11 +115,31 @@ def begin(
             L=recipe.L,
             epsilon=recipe.epsilon,
             alpha=recipe.alpha,
+            reset_inner=recipe.reset_inner,
             seed=sequence(seed, 2),
         )
     else:
         optimizer = recipe.base_optimizer(models[0])
     return State(recipe, replicas, models, optimizer, gamma0, group)
+
+
+def require_stable_attraction(state: State) -> None:
+    """Raise a ValueError if ``η K γ`` of rSGD gets so large at any time that SGD would overshoot the centre for ever.
+
+    Nothing is cut: such a run is refused as soon as its γ₀ is known.
+    """
+    recipe = state.recipe
+    if recipe.algorithm != "rsgd" or recipe.optimizer != "sgd" or recipe.coupling != "gradient":
+        return
+    for tau in np.linspace(0, recipe.epochs, 1001)[:-1]:
+        pull = recipe.eta(tau) * state.K(tau) * state.gamma(tau)
+        limit = attraction_limit(state.K(tau), recipe.momentum, nesterov=recipe.nesterov)
+        if pull > limit:
+            raise ValueError(
+                f"gamma gets too large from gamma0 = {state.gamma(0):.3g}: η K γ reaches {pull:.3g} at epoch {tau:.3g} "
+                f"of the recipe's {recipe.epochs}, and replicas overshoot their centre beyond {limit:.3g}; take a "
+                "smaller gamma0 or gamma_growth, or more steps if γ was rescaled for few (--keep-contraction)"
+            )
 
 
 def train(
@@ -141,7 +171,7 @@ def train(
         End, too, after the first epoch with a lower loss of the centre on the training images as they are. Costs a pass
         over these an epoch.
     bfloat16 : bool
-        Autocast forward passes to bfloat16.
+        Autocast forward passes of the training to bfloat16; weights, optimizers and evaluation stay in float32.
     flatness : FlatnessPlan, optional
         Measure the local energy of the centre along the way.
     after_epoch : callable
@@ -151,21 +181,23 @@ def train(
     ------
     FloatingPointError
         When the loss of an epoch is not finite; the state is then past mending.
+    ValueError
+        See `require_stable_attraction`.
     """
-    device = images.train_images.device
 
     def is_over() -> bool:
         if state.epoch >= epochs or stop_loss is None:
             return state.epoch >= epochs
-        with centre(state, images, augmentation) as model:
+        with centre(state) as model:
             loss, _ = evaluate(model, images.train_images, images.train_labels, images, augmentation)
         return first_decides(loss < stop_loss, state.group)
 
     over = is_over()
+    if not math.isnan(state.gamma0) or state.recipe.gamma_max:
+        require_stable_attraction(state)
     while not over:
         started = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            metrics = _one_epoch(state, images, augmentation, epochs, seed)
+        metrics = _one_epoch(state, images, augmentation, epochs, seed, bfloat16)
         seconds = time.perf_counter() - started
         if not math.isfinite(metrics.train_loss):
             raise FloatingPointError(f"the loss became {metrics.train_loss} in epoch {state.epoch + 1}")
@@ -176,7 +208,7 @@ def train(
         test_loss = test_error = math.nan
         is_measured = flatness is not None and (over or state.epoch % flatness.every == 0)
         if over or state.epoch % evaluate_every == 0 or is_measured:
-            with centre(state, images, augmentation) as model:
+            with centre(state) as model:
                 test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, augmentation)
                 if is_measured:
                     train = evaluate(model, images.train_images, images.train_labels, images, augmentation)
@@ -195,7 +227,9 @@ def train(
         after_epoch(state)
 
 
-def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs: int, seed: int) -> EpochMetrics:
+def _one_epoch(
+    state: State, images: Images, augmentation: Augmentation, epochs: int, seed: int, bfloat16: bool
+) -> EpochMetrics:
     """One epoch; but for the first γ, nothing waits for the device before its end."""
     recipe, optimizer, device = state.recipe, state.optimizer, images.train_images.device
     n_patterns = len(images.train_labels)
@@ -218,16 +252,17 @@ def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs:
         losses = []
         for model, members, rng, own in zip(state.models, minibatches, streams, seeds[step], strict=True):
             torch.manual_seed(int(own))  # dropout, ShakeDrop, stochastic depth
-            loss, wrong = _forward_backward(model, members, images, augmentation, rng)
+            loss, wrong = _forward_backward(model, members, images, augmentation, rng, bfloat16)
             losses.append(loss)
             total += torch.stack([loss, wrong]).double()
         if recipe.algorithm != "sgd":
             if balancing and recipe.algorithm == "rsgd":  # at the initial weights
                 state.gamma0, balancing = optimizer.balanced_gamma(losses), False
-            gamma = 0.0 if balancing else state.gamma_scale * recipe.focusing(state.gamma0)(tau)
+                require_stable_attraction(state)
+            gamma = 0.0 if balancing else state.gamma(tau)
             optimizer.gamma = gamma
         if recipe.algorithm == "rsgd":
-            optimizer.K = recipe.interval(tau)
+            optimizer.K = state.K(tau)
         if step == 0:
             first_loss = losses[0]
         optimizer.step()
@@ -250,34 +285,40 @@ def _one_epoch(state: State, images: Images, augmentation: Augmentation, epochs:
 
 
 def _forward_backward(
-    model: nn.Module, members: Tensor, images: Images, augmentation: Augmentation, rng: np.random.Generator
+    model: nn.Module,
+    members: Tensor,
+    images: Images,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    bfloat16: bool,
 ) -> tuple[Tensor, Tensor]:
     """Loss of one minibatch, whose gradients are left in the model, and its number of errors."""
     labels = images.train_labels[members]
-    logits = model(augmentation(images.train_images[members], images.mean, images.std, rng))
-    loss = F.cross_entropy(logits, labels)
+    inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
+    # One context a pass: autocast keeps the weights that it has cast until its context ends.
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16):
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels)
     loss.backward()
     return loss.detach(), (logits.detach().argmax(1) != labels).sum()
 
 
 @contextlib.contextmanager
-def centre(state: State, images: Images, augmentation: Augmentation) -> Iterator[nn.Module]:
-    """Within the block the network of the centre, w or w̄, in evaluation mode; then all is as before.
+def centre(state: State) -> Iterator[nn.Module]:
+    """Within the block the network of the centre, w or w̄, in evaluation mode; then its weights are as before.
 
     All processes of a group must enter, and each has the whole centre.
 
-    Statistics of BatchNorm are recomputed there on plain training images, at most `STATISTICS_IMAGES` of them. The
-    baseline is its own centre and keeps its running statistics.
+    Statistics of BatchNorm are for all algorithms the running ones of the minibatches that were trained on, augmented
+    as they were: of the baseline, along the w' of eSGD, and their mean over the replicas of rSGD.
     """
-    model = state.models[0]
-    if state.recipe.algorithm == "sgd":
-        model.eval()
-        yield model
-        return
-    some = images.train_images[:STATISTICS_IMAGES]
-    batches = (augmentation.plain(part, images.mean, images.std) for part in some.split(EVALUATION_BATCH))
-    with state.optimizer.centre(), batchnorm_statistics(model, batches):
-        yield model
+    exchange = {
+        "sgd": contextlib.nullcontext,
+        "esgd": lambda: state.optimizer.centre(),
+        "rsgd": lambda: state.optimizer.centre(state.models),
+    }[state.recipe.algorithm]
+    with exchange():
+        yield state.models[0].eval()
 
 
 @torch.no_grad()

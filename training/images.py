@@ -30,18 +30,22 @@ TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # as public loaders of t
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a data set must look like: classes, and images of `size` × `size` pixels with `channels` colours."""
+    """What a data set looks like: classes, images of `size` × `size` pixels with `channels` colours.
+
+    `n_train` are the training images as published; files that are given may have fewer.
+    """
 
     classes: int
     size: int
+    n_train: int
     channels: int = 3
 
 
 SOURCES = {
-    "cifar10": Source(10, 32),
-    "cifar100": Source(100, 32),
-    "tiny-imagenet": Source(200, 64),
-    "fashion-mnist": Source(10, 28, 1),
+    "cifar10": Source(10, 32, 50_000),
+    "cifar100": Source(100, 32, 50_000),
+    "tiny-imagenet": Source(200, 64, 100_000),
+    "fashion-mnist": Source(10, 28, 60_000, channels=1),
 }
 
 

@@ -9,7 +9,10 @@ Where Appendix C leaves something open:
 - rSGD×y has the settings of rSGD, with schedules as long as the baseline's.
 - eSGD's γ grows by 10 over the run and rSGD's by 10⁴, as said in general. The γ₁ printed for eSGD are not per epoch:
   SmallConvNet's 2·10⁻⁵ gives 10.4 over its 60 epochs if counted per gradient evaluation, ResNet-110's 5·10⁻⁴ gives a
-  factor near 10 in no unit.
+  factor near 10 in no unit. Per outer step, as the group's code counts, they give 1.6 and 512: `with_printed_growth`.
+- The printed γ₀ and γ_max of rSGD are those of eq. 6, whose distance has a ½ (eq. 2). The group's code leaves the ½
+  out, so that the same number pulls twice as strongly: `gamma_convention` "code". Automatic γ₀ balance themselves.
+- eSGD's inner momentum is zeroed whenever w' returns to w, as in the group's code: each loop is a chain of its own.
 - A γ₀ that is not printed is the automatic one.
 - "Milestones" and decays of rSGD are the baseline's, rescaled with the epochs; so is the step at which PyramidNet's K
   falls from 10 to 3, printed for 300 epochs.
@@ -33,6 +36,7 @@ from bpflat.optim import focusing
 from training.augment import Augmentation, Policy, autoaugment_cifar10, fast_autoaugment_imagenet
 from training.images import SOURCES
 
+GAMMA_CONVENTIONS = {"eq6": 1.0, "code": 2.0}  # printed γ times this is the γ of eq. 6
 COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
 LABELS = {"baseline": "Baseline", "rsgd": "rSGD", "esgd": "eSGD", "rsgd-y": "rSGD×y"}
 POLICIES: dict[str, Callable[[int], Policy]] = {  # sub-policies for images of a size
@@ -118,14 +122,21 @@ class Recipe:
         Replicas, and steps between their interactions (rSGD).
     K_late, K_late_from : int, float
         K from this epoch on; 0 for no change.
-    L, eta_prime, epsilon, alpha
-        eSGD: inner steps, their learning rate η', noise and averaging constant.
+    coupling : str
+        Of `bpflat.optim.ReplicatedSGD`.
+    L, eta_prime, epsilon, alpha, reset_inner
+        eSGD: inner steps, their learning rate η', noise and averaging constant; whether every loop begins without
+        momentum.
     gamma0 : float or None
         First γ; None for the automatic one.
     gamma_growth : float
         By how much γ grows, exponentially, over the run.
+    gamma1 : float
+        What is printed for eSGD, per outer step (`with_printed_growth`); 0 where nothing is.
     gamma_max : float
         If not 0, cosine focusing up to this γ instead.
+    gamma_convention : {"eq6", "code"}
+        What the γ₀ and γ_max of rSGD multiply: d(w^a, w̄) of eq. 2, or |w^a − w̄|², which pulls twice as strongly.
     size, padding, flip, policy, cutout
         See `training.augment.Augmentation`; `policy` is a name in `POLICIES`.
     """
@@ -145,19 +156,29 @@ class Recipe:
     K: int = 10
     K_late: int = 0
     K_late_from: float = 0.0
+    coupling: str = "gradient"
     L: int = 1
     eta_prime: float = 0.0
     epsilon: float = 1e-4
     alpha: float = 0.75
+    reset_inner: bool = True
     gamma0: float | None = None
     gamma_growth: float = 1.0
+    gamma1: float = 0.0
     gamma_max: float = 0.0
+    gamma_convention: str = "eq6"
     size: int = 0
     padding: int = 4
     flip: bool = True
     policy: str = "none"
     cutout: int = 0
     model_options: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.gamma_convention not in GAMMA_CONVENTIONS:
+            raise ValueError(
+                f"gamma-convention must be one of {', '.join(GAMMA_CONVENTIONS)}; got {self.gamma_convention!r}"
+            )
 
     @property
     def name(self) -> str:
@@ -169,15 +190,30 @@ class Recipe:
         """One of "sgd", "rsgd", "esgd"."""
         return {"baseline": "sgd", "rsgd-y": "rsgd"}.get(self.column, self.column)
 
+    @property
+    def steps(self) -> int:
+        """Steps of the baseline, of each replica, or outer steps of eSGD, on all images of the published data."""
+        return self.epochs * (SOURCES[self.data].n_train // self.batch)
+
+    @property
+    def printed_gamma0(self) -> float:
+        """γ₀ as eq. 6 means it; NaN for the automatic one."""
+        return math.nan if self.gamma0 is None else self._strength * self.gamma0
+
+    @property
+    def _strength(self) -> float:
+        return GAMMA_CONVENTIONS[self.gamma_convention] if self.algorithm == "rsgd" else 1.0
+
     def focusing(self, gamma0: float) -> focusing.Exponential | focusing.Cosine:
-        """Schedule of γ over the epochs of the recipe, from `gamma0` where it is not the cosine one."""
+        """Schedule of γ of eq. 6 over the epochs of the recipe, from `gamma0` where it is not the cosine one."""
         if self.gamma_max:
-            return focusing.Cosine(self.gamma_max, self.epochs)
+            return focusing.Cosine(self._strength * self.gamma_max, self.epochs)
         return focusing.Exponential.over(gamma0, self.epochs, self.gamma_growth)
 
-    def interval(self, tau: float) -> int:
-        """K at epoch `tau`."""
-        return self.K_late if self.K_late and tau >= self.K_late_from else self.K
+    def interval(self, tau: float, pace: float = 1.0) -> int:
+        """K at epoch `tau`; about `pace` times it, for as many interactions in a run of `pace` times the steps."""
+        K = self.K_late if self.K_late and tau >= self.K_late_from else self.K
+        return max(1, round(K * pace))
 
     def base_optimizer(self, model: nn.Module, eta: float | None = None) -> torch.optim.Optimizer:
         """Optimizer of the recipe for `model`, with learning rate `eta` instead of the first one if given."""
@@ -251,7 +287,7 @@ _ALL = [
             weight_decay=1e-4,
         ),
         rsgd={"eta": Drops(0.05, (150, 225)), "gamma0": 1e-3},
-        esgd={"epochs": 60, "eta": Drops(0.5, (30, 45)), "eta_prime": 0.02, "gamma0": 0.5},
+        esgd={"epochs": 60, "eta": Drops(0.5, (30, 45)), "eta_prime": 0.02, "gamma0": 0.5, "gamma1": 2e-5},
     ),
     *_cells(
         Recipe(
@@ -280,7 +316,7 @@ _ALL = [
             nesterov=False,
         ),
         rsgd={"eta": Drops(0.1, (82, 124)), "gamma0": 5e-4},
-        esgd={"epochs": 32, "eta": Drops(0.9, (17, 25)), "eta_prime": 0.02, "gamma0": 0.1},
+        esgd={"epochs": 32, "eta": Drops(0.9, (17, 25)), "eta_prime": 0.02, "gamma0": 0.1, "gamma1": 5e-4},
     ),
     *_pyramidnet("cifar10", K_late=3, K_late_from=220.0),
     *_pyramidnet("cifar100"),
@@ -328,11 +364,31 @@ def find_recipe(row: str, column: str) -> Recipe:
     return RECIPES[row][column]
 
 
+def with_printed_growth(recipe: Recipe) -> Recipe:
+    """Return the recipe with γ growing by the printed γ₁ in each outer step, ``γ₀ (1 + γ₁)^t``, instead of by 10.
+
+    Raises
+    ------
+    ValueError
+        When Appendix C prints no γ₁ for it.
+    """
+    if not recipe.gamma1:
+        raise ValueError(f"Appendix C prints no γ₁ for {recipe.name}, only for smallconvnet and resnet110 with esgd")
+    return replace(recipe, gamma_growth=math.exp(recipe.steps * math.log1p(recipe.gamma1)))
+
+
 def as_plain(recipe: Recipe) -> dict:
     """Return the recipe as a dict for JSON, with the kind of its learning-rate schedule.
 
-    Fields that came later are left out at their defaults, so that runs stored before them are still recognised.
+    Fields that came later are left out where they mean nothing or are at the defaults that old runs had, so that runs
+    stored before them are still recognised, and those of other algorithms are not.
     """
-    later = {"flip": True, "model_options": {}}.items()
-    fields = {name: value for name, value in dataclasses.asdict(recipe).items() if (name, value) not in later}
-    return fields | {"eta_schedule": type(recipe.eta).__name__}
+    fields = dataclasses.asdict(recipe)
+    idle = {"sgd": _OF_RSGD + _OF_ESGD, "rsgd": _OF_ESGD, "esgd": _OF_RSGD}[recipe.algorithm]
+    idle += tuple(name for name, value in {"flip": True, "model_options": {}}.items() if fields[name] == value)
+    kept = {name: value for name, value in fields.items() if name not in idle}
+    return kept | {"eta_schedule": type(recipe.eta).__name__}
+
+
+_OF_RSGD = ("coupling", "gamma_convention")
+_OF_ESGD = ("reset_inner", "gamma1")

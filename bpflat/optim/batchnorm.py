@@ -23,7 +23,9 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
     model : Module
         Compiled or not.
     batches : iterable of Tensor or tuple
-        Inputs, or tuples that begin with them, on the device of the model.
+        Inputs, or tuples that begin with them, on the device of the model: augmented as in training, and shuffled.
+        Plain images of a network that was trained on augmented ones, or images sorted by class, cost percents of test
+        error.
 
     Raises
     ------

@@ -71,7 +71,8 @@ class EntropySGD(Wrapper):
     alpha : float
         Averaging constant α, in [0, 1).
     reset_inner : bool
-        Forget the state of `inner` (its momentum) whenever w' returns to w.  The paper does not say; kept by default.
+        Forget the state of `inner` (its momentum) whenever w' returns to w.  The paper does not say, its authors' code
+        does; kept by default, as in Lookahead.
     project : callable, optional
         Called without arguments after every update of the parameters, inner (noise included) and outer: for
         constraints, such as rows of norm 1.
@@ -94,8 +95,8 @@ class EntropySGD(Wrapper):
     Notes
     -----
     During the loop the parameters hold w', after every L-th step w.  ``with optimizer.centre():`` puts w there at any
-    time.  Running statistics of BatchNorm are those gathered along w'; `bpflat.optim.batchnorm_statistics` recomputes
-    them at w.
+    time.  Running statistics of BatchNorm are those gathered along w', of minibatches as they were trained on: for a
+    comparison with networks that keep theirs, leave them.  `bpflat.optim.batchnorm_statistics` recomputes them at w.
 
     Gradients: γ (w' − w) is added to ``.grad`` in place; so clipping before the step clips the gradient of the loss
     alone.  A parameter takes part in a loop from its first dense gradient on.  Frozen parameters, and those that get

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bpflat.arguments import check_count, check_scalar
+from bpflat.optim.stability import require_stability
 from bpflat.optim.wrapper import (
     Wrapper,
     add_scaled_,
@@ -27,18 +28,19 @@ from bpflat.optim.wrapper import (
 class ReplicatedSGD(Wrapper):
     """Replicated-SGD (Algorithm 2): y replicas of one model descend together, attracted by their centre.
 
-    The objective is ``Σ_a L(w^a) + γ Σ_a d(w^a, w̄)`` (eq. 6), with ``w̄ = Σ_a w^a / y``::
+    The objective is ``Σ_a L(w^a) + γ Σ_a d(w^a, w̄)`` (eq. 6), with ``w̄ = Σ_a w^a / y`` and the distance of eq. 2,
+    ``d(w, w') = ½ |w − w'|²``::
 
         for t = 1, 2, ...:                                      one call of step() each
             for a = 1, ..., y:
                 dw^a ← ∇L(w^a; its own minibatch)
             if t ≡ 0 mod K:
-                w̄   ← Σ_a w^a / y                               the only communication
-                w^a ← base_a(w^a, dw^a) − η K γ (w^a − w̄)       η is the learning rate of `base_a`
-            else:
+                w̄    ← Σ_a w^a / y                              the only communication
+                dw^a ← dw^a + K γ (w^a − w̄)
+            for a = 1, ..., y:
                 w^a ← base_a(w^a, dw^a)
 
-    Both terms of an update are taken at the weights before the step.
+    So the attraction goes through the base optimizer, its momentum and its scaling of gradients, as the loss does.
 
     Parameters
     ----------
@@ -49,10 +51,12 @@ class ReplicatedSGD(Wrapper):
         Coupling γ; at least 0.  A property, to be set as focusing asks (`bpflat.optim.focusing`).
     K : int
         Steps between interactions.
-    coupling : {"decoupled", "gradient"}
-        As above, apart from the base optimizer's momentum and scaling of gradients (like decoupled weight decay), with
-        ``η K γ`` held at 1, where the replicas meet; or ``K γ (w^a − w̄)`` as part of the gradient dw^a.  The same thing
-        for plain SGD as long as ``η K γ ≤ 1``.
+    coupling : {"gradient", "decoupled"}
+        As above; or beside the base optimizer, as decoupled weight decay is, ``w^a ← base_a(w^a, dw^a) − η K γ (w^a −
+        w̄)`` with ``η K γ`` held at 1, where the replicas meet, and both terms taken at the weights before the step.
+        "decoupled" is for pulls that must be known and cannot overshoot: to hold replicas together however large γ is,
+        or to scale γ by η under an adaptive optimizer.  It is another algorithm: with momentum μ the same γ pulls 1 −
+        μ times as strongly, and under RMSprop or Adam the strength of the pull has nothing to do with the gradients'.
     group : torch.distributed.ProcessGroup, optional
         Processes whose replicas are coupled, such as ``torch.distributed.group.WORLD``; any number of replicas in each.
         By default those of this process alone.
@@ -72,17 +76,25 @@ class ReplicatedSGD(Wrapper):
     ------
     ValueError
         Bad parameters; replicas of different shapes, here or in another process; a closure that returns no loss; a
-        state_dict of another model.
+        state_dict of another model; a step of `torch.optim.SGD` with ``η K γ`` beyond `attraction_limit`.
 
     Notes
     -----
+    γ is that of eq. 6.  Code that leaves the ½ of eq. 2 out of its coupling pulls twice as strongly for the same γ:
+    give 2γ here for its γ.
+
     Frozen parameters (``requires_grad=False``) and those with sparse gradients are left to the base optimizers: they
     are not coupled, and in the centre they are those of the first replica.
 
     Running statistics of BatchNorm are each replica's own and not coupled; ``centre(models)`` averages them over the
-    replicas, and `bpflat.optim.batchnorm_statistics` recomputes them from data.
+    replicas, as the paper's authors do, and `bpflat.optim.batchnorm_statistics` recomputes them from data.
 
-    Gradients are left as they are with ``coupling="decoupled"``; "gradient" adds to ``.grad`` in place.
+    The attraction is added to ``.grad`` in place: so clipping before the step clips the gradient of the loss alone.
+    With ``coupling="decoupled"`` gradients are left as they are.
+
+    γ growing by 10⁴ (`bpflat.optim.focusing`) is for large networks.  SGD overshoots the centre, farther each time,
+    when ``η K γ`` exceeds `attraction_limit`; rather than diverge, such a step is refused before anything is changed.
+    Let γ grow less, or meet more often.
 
     With torch.amp.GradScaler, use one scaler for all replicas of a process: ``scaler.scale(loss).backward()`` for each,
     then ``scaler.step(optimizer)`` once.  Over several processes a step with infinite gradients is skipped by the
@@ -111,12 +123,12 @@ class ReplicatedSGD(Wrapper):
     ...     return torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
     >>> models = [network() for _ in range(3)]
     >>> bases = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, nesterov=True) for m in models]
-    >>> optimizer = ReplicatedSGD(bases, gamma=0.0, K=10)
+    >>> optimizer = ReplicatedSGD(bases, gamma=0.0, K=3)
     >>> scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[90])
     >>> epochs = 120
     >>> with torch.no_grad():
     ...     gamma0 = optimizer.balanced_gamma([loss(model, slice(None)) for model in models])
-    >>> schedule = focusing.Exponential.over(gamma0, epochs, factor=1e4)
+    >>> schedule = focusing.Exponential.over(gamma0, epochs, factor=100)
     >>> for epoch in range(epochs):
     ...     optimizer.gamma = schedule(epoch)
     ...     for batches in zip(*(torch.randperm(256).split(32) for _ in models)):
@@ -141,7 +153,7 @@ class ReplicatedSGD(Wrapper):
         *,
         gamma: float,
         K: int = 10,
-        coupling: str = "decoupled",
+        coupling: str = "gradient",
         group: dist.ProcessGroup | None = None,
         project: Callable[[], object] | None = None,
     ):
@@ -149,8 +161,8 @@ class ReplicatedSGD(Wrapper):
         if not self.replicas:
             raise ValueError("replicas are none: give one base optimizer for each replica of this process")
         super().__init__(self.replicas, gamma, project)
-        if coupling not in ("decoupled", "gradient"):
-            raise ValueError(f"coupling must be 'decoupled' or 'gradient'; got {coupling!r}")
+        if coupling not in ("gradient", "decoupled"):
+            raise ValueError(f"coupling must be 'gradient' or 'decoupled'; got {coupling!r}")
         self.K, self.coupling, self.group = K, coupling, group
         self._check_replicas()
         self.y = self._count_replicas()
@@ -186,10 +198,14 @@ class ReplicatedSGD(Wrapper):
         What the closure returned, or None.
         """
         self._require_outside_centre("step()")
+        interacts = (self._steps + 1) % self.K == 0 and self.gamma > 0
+        if interacts and self.coupling == "gradient":
+            for base in self.replicas:
+                require_stability(base, self.K, self.gamma)
         loss = evaluate(closure)
         finite = self._unscale()
         self._steps += 1
-        if self._steps % self.K == 0 and self.gamma > 0:
+        if interacts:
             coupled = self._coupled()
             centre = self._centre(coupled)
             for base, params in zip(self.replicas, coupled, strict=True):
@@ -369,9 +385,12 @@ class ReplicatedSGD(Wrapper):
         """One step of a replica with its attraction, both at the weights before; without the step if not `finite`."""
         strength = self.K * self.gamma
         offsets = torch._foreach_sub(_flatten(params), centre) if centre else []
-        if self.coupling == "gradient":
-            pairs = [(p.grad, o) for p, o in zip(_flatten(params), offsets, strict=True) if p.grad is not None]
-            add_scaled_([gradient for gradient, _ in pairs], [offset for _, offset in pairs], strength)
+        if self.coupling == "gradient" and offsets:
+            coupled = _flatten(params)
+            for p in coupled:
+                if p.grad is None:  # the loss does not depend on it in this step, but eq. 6 does
+                    p.grad = torch.zeros_like(p)
+            add_scaled_([p.grad for p in coupled], offsets, strength)
         if finite:
             base.step()
         if self.coupling == "decoupled":
