@@ -123,12 +123,12 @@ class ReplicatedSGD(Wrapper):
     ...     return torch.nn.functional.cross_entropy(model(x[batch]), y[batch])
     >>> models = [network() for _ in range(3)]
     >>> bases = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, nesterov=True) for m in models]
-    >>> optimizer = ReplicatedSGD(bases, gamma=0.0, K=5)
+    >>> optimizer = ReplicatedSGD(bases, gamma=0.0, K=3)
     >>> scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[90])
     >>> epochs = 120
     >>> with torch.no_grad():
     ...     gamma0 = optimizer.balanced_gamma([loss(model, slice(None)) for model in models])
-    >>> schedule = focusing.Exponential.over(gamma0, epochs, factor=40)
+    >>> schedule = focusing.Exponential.over(gamma0, epochs, factor=100)
     >>> for epoch in range(epochs):
     ...     optimizer.gamma = schedule(epoch)
     ...     for batches in zip(*(torch.randperm(256).split(32) for _ in models)):
