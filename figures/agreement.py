@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figures.experiment import Experiment, collect
+from figures.experiment import Experiment, Preset, add_size_options, collect, sizes_from
 from figures.fig1 import FIG1
 from figures.fig6 import FIG6
 from figures.fig7 import NOISE as NOISE_DEEP
@@ -26,9 +26,10 @@ from figures.fig7 import correlations, levels_of, look_of, place_of
 from figures.measures import Series
 from figures.networks import Network, load_networks
 from figures.panels import save_figure, save_table, save_text
-from figures.statistics import Correlation, centred_ranks, correlate
+from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
 from figures.style import LOOKS, Look, use_style
 from figures.summary import FAR, NOISE, Minima, correlation_text, markdown, scalars
+from training.results import TrainedMinima
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results")
@@ -50,8 +51,16 @@ AXIS = {
 }
 
 
-def solutions(experiments: Sequence[Experiment], results: Path) -> tuple[list[Series], Minima]:
+def solutions(experiments: Sequence[Experiment], results: Path, **sizes: int | None) -> tuple[list[Series], Minima]:
     """All minima of the experiments' paper presets, and the scalars of those without training errors, each once.
+
+    Parameters
+    ----------
+    experiments : sequence of Experiment
+    results : Path
+        Holds a folder ``<experiment name>-paper`` of each.
+    **sizes
+        Of the presets, where they are others; see `figures.experiment.Preset.resized`.
 
     Raises
     ------
@@ -62,17 +71,28 @@ def solutions(experiments: Sequence[Experiment], results: Path) -> tuple[list[Se
     """
     series = []
     for experiment in experiments:
-        preset = experiment.presets["paper"]
+        preset = experiment.presets["paper"].resized(**sizes)
         folder = results / f"{experiment.name}-paper"
-        kinds = ["", "-entropy", "-energy", *(["-entropy-ep"] if preset.n_ep else [])]
-        for path in (folder / f"{protocol.name}{kind}.npz" for protocol in experiment.protocols for kind in kinds):
+        for path in (path for protocol in experiment.protocols for path in _needed(folder, protocol.name, preset)):
             if not path.exists():
                 command = f"python -m figures.{experiment.name} --preset paper --results {folder}"
                 raise FileNotFoundError(f"{path} is not there; make it: {command}")
-        series += collect(preset.apply(experiment.protocols), preset.restarts, folder, n_ep=preset.n_ep, n_jobs=1)
+        options = {"n_ep": preset.n_ep, "n_train": preset.n_train, "n_jobs": 1}
+        series += collect(preset.apply(experiment.protocols), preset.restarts, folder, **options)
     series = [one for one in series if one.name != NO_DROPOUT]
     minima = scalars(series)
     return series, chosen(minima, ~np.isnan(minima.phi_far))
+
+
+def _needed(folder: Path, name: str, preset: Preset) -> Iterator[Path]:
+    """Files of the protocol `name`, the minima first; where none is a solution there are no local entropies."""
+    minima = folder / f"{name}.npz"
+    yield minima
+    yield folder / f"{name}-energy.npz"
+    if np.any(TrainedMinima.load(minima).train_error == 0):
+        yield folder / f"{name}-entropy.npz"
+        if preset.n_ep:
+            yield folder / f"{name}-entropy-ep.npz"
 
 
 def chosen(minima: Minima, mask: NDArray[np.bool_]) -> Minima:
@@ -138,8 +158,12 @@ def scatter(axes: Axes, series: Sequence[Series], minima: Minima, x: str, y: str
     axes.set(xlabel=AXIS[x], ylabel=AXIS[y], xscale="log", yscale="log" if y == DELTA else "linear")
     of_all, within = (correlation(minima, x, y, within=within) for within in (False, True))
     sign = -1 if x == PHI else 1  # −Φ is drawn
-    text = f"Spearman {sign * of_all.value:+.2f}; within an algorithm {sign * within.value:+.2f}".replace("-", "−")
+    text = f"Spearman {_signed(sign * of_all.value)}; within an algorithm {_signed(sign * within.value)}"
     axes.set_title(text, fontsize=7, loc="right")
+
+
+def _signed(value: float) -> str:
+    return "—" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def _shown(minima: Minima, name: str) -> NDArray[np.float64]:
@@ -168,7 +192,7 @@ def deep(axes: Axes, networks: Sequence[Network]) -> None:
         xlabel=rf"local energy $\delta E_{{\mathrm{{train}}}}$ at $\sigma = {networks[0].sigma[s]:g}$",
         ylabel=AXIS[TEST],
     )
-    text = f"Spearman {rank:+.2f}; at equal batch size {within:+.2f}".replace("-", "−")
+    text = f"Spearman {_signed(rank)}; at equal batch size {_signed(within)}"
     axes.set_title(text, fontsize=7, loc="right")
 
 
@@ -181,8 +205,8 @@ def report(series: Sequence[Series], minima: Minima) -> str:
         rows.append([x, y, *map(correlation_text, (*found, correlation(minima, x, y, within=True)))])
     left_out = sum(len(one.minima.restart) for one in series) - len(minima.protocol)
     note = f"""Spearman's ρ of minima without training errors (how many in brackets; {left_out} others are left out)
-        with a 95 % bootstrap interval (restarts resampled within each algorithm and dropout) and a p-value that takes
-        minima as independent. Last column: ranks within each algorithm and dropout."""
+        with a bootstrap interval ({INTERVAL}; restarts resampled within each algorithm and dropout) and a p-value that
+        takes minima as independent. Last column: ranks within each algorithm and dropout."""
     return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
 
 
@@ -202,10 +226,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m figures.agreement", description=__doc__)
     parser.add_argument("--stored", type=Path, default=RESULTS, help="folder of fig1-paper, fig6-paper and fig7")
     parser.add_argument("--results", type=Path, default=RESULTS / "agreement", help="folder of the picture")
+    add_size_options(parser)
     arguments = parser.parse_args(argv)
     use_style()
     try:
-        series, minima = solutions((FIG1, FIG6), arguments.stored)
+        series, minima = solutions((FIG1, FIG6), arguments.stored, **sizes_from(arguments))
         deep_folder = arguments.stored / "fig7"
         networks = load_networks(deep_folder) if any(deep_folder.glob("*.npz")) else []
         text = report(series, minima)

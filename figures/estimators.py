@@ -1,7 +1,7 @@
 """How far belief propagation is off: Φ_LE of one minimum of each algorithm by BP, EP and Monte Carlo.
 
-``python -m figures.estimators`` measures the first minimum of each protocol among the stored results of Fig. 1's quick
-preset, keeps the curves, and draws; a second call only draws.
+``python -m figures.estimators`` measures the first minimum without training errors of each protocol among the stored
+results of Fig. 1's quick preset, keeps the curves, and draws; a second call only draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 import bpflat
 from bpflat import LocalEntropyCurve
-from figures.measures import problem_of, stored
+from figures.measures import problem_of, stored, weights_of
 from figures.panels import save_figure, save_table
 from figures.style import LOOKS, use_style
 from training.protocols import PROTOCOLS
@@ -33,7 +33,7 @@ N_SAMPLES = 6000
 Curves = dict[str, dict[str, LocalEntropyCurve]]  # by protocol and method
 
 
-def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
+def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: int) -> Curves:
     """Read the curves of every protocol and method from `folder`, or compute and store them.
 
     Parameters
@@ -41,26 +41,50 @@ def measure(minima: Path, folder: Path, *, n_jobs: int) -> Curves:
     minima : Path
         Folder of the trained minima; the first restart without training errors is used.
     folder : Path
+    n_samples : int
+        Sweeps of a Monte Carlo chain.
     n_jobs : int
         Processes of the Monte Carlo chains.
+
+    Returns
+    -------
+    dict
+        Without the protocols of which every restart makes training errors.
+
+    Raises
+    ------
+    FileNotFoundError
+        When minima are not stored: nothing is trained here.
+    ValueError
+        When all minima make training errors, those without were stored without weights, or a file is damaged.
+    OSError
+        When `folder` cannot be written.
     """
     curves: Curves = {}
     for name in PROTOCOLS:
-        trained = TrainedMinima.load(minima / f"{name}.npz")
+        path = minima / f"{name}.npz"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there; make it: python -m figures.fig1 --results {minima}")
+        trained = TrainedMinima.load(path)
         first = np.flatnonzero(trained.train_error == 0)[:1]
-        weights = trained.weights[first].astype(np.float64)
+        if not len(first):
+            print(f"{name}: every restart makes training errors; left out", file=sys.stderr, flush=True)
+            continue
         problem = problem_of(trained.data)
         curves[name] = {}
         for method in METHODS:
 
-            def compute(method=method, weights=weights, problem=problem, name=name):
+            def compute(method=method, first=first, trained=trained, problem=problem, name=name):
                 print(f"{name}: {METHODS[method]}", file=sys.stderr, flush=True)
-                options = {"seed": 0, "n_samples": N_SAMPLES, "n_jobs": n_jobs} if method == "mcmc" else {}
+                weights = weights_of(trained)[first]
+                options = {"seed": 0, "n_samples": n_samples, "n_jobs": n_jobs} if method == "mcmc" else {}
                 return bpflat.local_entropy(weights, *problem, distances=DISTANCES, method=method, **options)
 
             curves[name][method] = stored(
                 folder / f"{name}-{method}.npz", LocalEntropyCurve, trained.reference[first], compute
             )
+    if not curves:
+        raise ValueError(f"all minima in {minima} make training errors; train longer")
     return curves
 
 
@@ -125,11 +149,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m figures.estimators", description=__doc__)
     parser.add_argument("--minima", type=Path, default=RESULTS / "fig1-quick", help="folder of trained minima")
     parser.add_argument("--results", type=Path, default=RESULTS / "estimators", help="folder of curves and pictures")
+    parser.add_argument(
+        "--n-samples", type=int, default=N_SAMPLES, help=f"sweeps of a new Monte Carlo chain (default: {N_SAMPLES})"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of the Monte Carlo chains")
     arguments = parser.parse_args(argv)
     use_style()
     try:
-        curves = measure(arguments.minima, arguments.results, n_jobs=arguments.jobs)
+        curves = measure(arguments.minima, arguments.results, n_samples=arguments.n_samples, n_jobs=arguments.jobs)
         figure = draw(curves)
         folder = arguments.results
         paths = [*save_figure(figure, folder, "estimators"), save_table(table(curves), folder, "estimators")]

@@ -22,6 +22,7 @@ from training.protocols import Protocol
 from training.sweep import Training, run_all
 from training.workers import SweepError, tidy
 
+N_TRAIN = 500  # the paper's training patterns
 CHANGES = {"gamma1": "γ₁ = {:g} instead of {:g}", "schedule_speed": "β, ω, γ growing {:g} times as fast"}
 
 
@@ -37,15 +38,31 @@ class Preset:
         Fields of a protocol that differ from the paper, by the protocol's name.
     n_ep : int
         Restarts of each whose local entropy is measured by expectation propagation too, for the table.
+    n_train : int
+        Training patterns.
+    max_epochs : int, optional
+        Cap on the epochs of every protocol; by default each has its own.
     """
 
     restarts: int
     changes: dict[str, dict[str, float]] = field(default_factory=dict)
     n_ep: int = 0
+    n_train: int = N_TRAIN
+    max_epochs: int | None = None
+
+    def resized(
+        self, *, restarts: int | None = None, n_train: int | None = None, max_epochs: int | None = None
+    ) -> Preset:
+        """Return the preset with the given sizes; None leaves its own."""
+        sizes = {"restarts": restarts, "n_train": n_train, "max_epochs": max_epochs}
+        return replace(self, **{name: size for name, size in sizes.items() if size is not None})
 
     def apply(self, protocols: Sequence[Protocol]) -> list[Protocol]:
         """Return the protocols with the preset's changes."""
-        return [replace(p, **self.changes.get(p.name, {})) for p in protocols]
+        changed = [replace(p, **self.changes.get(p.name, {})) for p in protocols]
+        if self.max_epochs is None:
+            return changed
+        return [replace(p, max_epochs=min(p.max_epochs, self.max_epochs)) for p in changed]
 
     def shortened(self, protocols: Sequence[Protocol]) -> str:
         """What differs from the paper, in a phrase; `protocols` without the changes."""
@@ -54,12 +71,14 @@ class Preset:
             for p in protocols
             for key, value in self.changes.get(p.name, {}).items()
         )
-        return f"schedules shortened: {changes}" if changes else "schedules of the paper"
+        schedules = f"schedules shortened: {changes}" if changes else "schedules of the paper"
+        return schedules if self.max_epochs is None else f"{schedules}; at most {self.max_epochs:,} epochs"
 
     def note(self, protocols: Sequence[Protocol]) -> str:
         """What was run, in one line; `protocols` without the changes."""
         bands = "Lines: means over restarts; bands: their central 68 %."
-        return f"{self.restarts} restarts of each algorithm; {self.shortened(protocols)}.  {bands}"
+        patterns = "" if self.n_train == N_TRAIN else f" on {self.n_train:,} patterns"
+        return f"{self.restarts} restarts of each algorithm{patterns}; {self.shortened(protocols)}.  {bands}"
 
 
 @dataclass(frozen=True)
@@ -93,12 +112,15 @@ def collect(
     folder: Path,
     *,
     n_ep: int = 0,
+    n_train: int = N_TRAIN,
     device: str = "cpu",
     n_jobs: int = -1,
     scheduler: str | None = None,
     chunk: int | None = None,
 ) -> list[Series]:
     """Train and measure what `folder` does not hold yet, and read the rest.
+
+    Protocols of which every restart makes training errors have no local entropy.
 
     Parameters
     ----------
@@ -110,6 +132,8 @@ def collect(
         Of all results.
     n_ep : int
         Restarts of each whose local entropy is measured by expectation propagation too.
+    n_train : int
+        Training patterns.
     device : str
         "cpu" or "cuda".
     n_jobs, scheduler, chunk
@@ -118,7 +142,7 @@ def collect(
     Raises
     ------
     ValueError
-        When `folder` holds results of another configuration or damaged files.
+        When `folder` holds results of another configuration or damaged files, or nothing reached zero training errors.
     SweepError
         When tasks or workers fail; see `training.workers.carry_out`.
     OSError
@@ -126,19 +150,31 @@ def collect(
     """
     # Small matrices: one thread for each of several tasks is faster than several threads for one after another.
     minima = run_all(
-        [Training(p, folder, restarts, device=device) for p in reversed(protocols)],
+        [Training(p, folder, restarts, device=device, n_train=n_train) for p in reversed(protocols)],
         chunk=chunk,
         n_jobs=1 if device == "cuda" else n_jobs,
         scheduler=scheduler,
         progress=StatusLine(interval=5.0, rewrite=False),  # several processes share stderr: a line now and then
         threads=1,
     )
-    for one in minima:
-        if not np.any(one.train_error == 0):
-            raise ValueError(
-                f"{one.protocol.name}: no restart reached zero training errors; train longer or leave the protocol out"
-            )
+    if all(np.all(one.train_error > 0) for one in minima):
+        raise ValueError(f"no restart in {folder} reached zero training errors; train longer or on fewer patterns")
     return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler, device=device)
+
+
+def add_size_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are the arguments of `Preset.resized`."""
+    for name, what in (
+        ("restarts", "of each algorithm"),
+        ("n-train", "training patterns"),
+        ("max-epochs", "cap on the epochs of a restart"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} (default: the preset's)")
+
+
+def sizes_from(arguments: argparse.Namespace) -> dict[str, int | None]:
+    """Arguments of `Preset.resized` from the command line."""
+    return {name: getattr(arguments, name) for name in ("restarts", "n_train", "max_epochs")}
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
@@ -151,9 +187,10 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--drop-weights", action="store_true", help="keep no weights once everything is measured: small files to share"
     )
+    add_size_options(parser)
     add_worker_options(parser, jobs=os.cpu_count())
     arguments = parser.parse_args(argv)
-    preset = presets[arguments.preset]
+    preset = presets[arguments.preset].resized(**sizes_from(arguments))
     folder = arguments.results or Path("runs") / f"{name}-{arguments.preset}"
     use_style()
     try:
@@ -163,6 +200,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
             preset.restarts,
             folder,
             n_ep=preset.n_ep,
+            n_train=preset.n_train,
             device=arguments.device,
             n_jobs=arguments.jobs,
             scheduler=arguments.scheduler,

@@ -21,10 +21,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.networks import GRIDS, N_SAMPLES, Network, load_networks, train_missing
+from figures.networks import GRIDS, N_SAMPLES, Grid, Network, load_networks, train_missing
 from figures.panels import save_figure, save_table, save_text
-from figures.pgdl import measure_missing
-from figures.statistics import Correlation, centred_ranks, correlate
+from figures.pgdl import STOP_LOSS, measure_missing
+from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
 from figures.style import LOOKS, use_style
 from figures.summary import correlation_text, markdown
 from training.deep_trainer import describe
@@ -39,7 +39,6 @@ NOISE = 0.5  # σ of the paper's figure
 REGULARISERS = {"dropout": "dropout", "batch": "batch size", "weight_decay": "weight decay"}
 # Names of the correlations, in words; those after the first two are of ranks among networks that share a regulariser.
 KINDS = {"pearson": "Pearson r", "spearman": "Spearman ρ"} | {n: f"ρ, equal {word}" for n, word in REGULARISERS.items()}
-UNKNOWN = Correlation(np.nan, np.nan, np.nan, np.nan)
 KIND_LOOKS = {
     "pearson": ("0.0", "o"),
     "spearman": ("0.0", "s"),
@@ -55,7 +54,7 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
     Returns
     -------
     dict
-        By the keys of `KINDS`: lists, one entry a σ; `UNKNOWN` where no networks share a regulariser.
+        By the keys of `KINDS`: lists, one entry a σ; NaN where no networks share a regulariser.
     """
     fitted = [network for network in networks if network.fitted]
     if len(fitted) < 3:
@@ -72,8 +71,7 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
         for name in REGULARISERS:
             groups = np.array([getattr(network, name) for network in fitted])
             ranks = centred_ranks(delta, groups), centred_ranks(test, groups)
-            comparable = all(np.ptp(column) > 0 for column in ranks)
-            found[name].append(correlate(*ranks, groups, kind="pearson", rng=rng) if comparable else UNKNOWN)
+            found[name].append(correlate(*ranks, groups, kind="pearson", rng=rng))
     return found
 
 
@@ -154,11 +152,9 @@ def place_of(networks: Sequence[Network], sigma: float) -> int:
 
 
 def _short(found: Correlation) -> str:
+    if np.isnan(found.value):
+        return "—"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−")
-
-
-def _text(found: Correlation) -> str:
-    return "—" if found is UNKNOWN else correlation_text(found)
 
 
 def report(networks: Sequence[Network]) -> str:
@@ -166,14 +162,14 @@ def report(networks: Sequence[Network]) -> str:
     found = correlations(networks)
     rows = [["σ", *KINDS.values()]]
     for s, sigma in enumerate(networks[0].sigma):
-        rows.append([f"{sigma:g}", *(_text(found[kind][s]) for kind in KINDS)])
+        rows.append([f"{sigma:g}", *(correlation_text(found[kind][s]) for kind in KINDS)])
     fitted = [network for network in networks if network.fitted]
     test = 100 * np.array([network.test_error for network in fitted])
     wrong = max(network.train_error for network in fitted)
     left_out = len(networks) - len(fitted)
     note = f"""Between δE and test error of {len(fitted)} networks ({networks[0].architecture}; {networks[0].n_train:,}
-        training images), with a 95 % bootstrap interval (networks resampled) and a p-value that takes networks as
-        independent; the last three columns are of ranks among networks that share the value of one regulariser. Test
+        training images), with a bootstrap interval ({INTERVAL}; networks resampled) and a p-value that takes networks
+        as independent; the last three columns are of ranks among networks that share the value of one regulariser. Test
         errors {test.min():.1f} to {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their
         training loss stayed above the one at which training ends: {left_out} of {len(networks)} networks."""
     return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
@@ -196,19 +192,36 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", choices=GRIDS, default="quick", help="grid of networks (default: quick)")
     p.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
     p.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
-    p.add_argument("--results", type=Path, help=f"of networks and pictures (default: {RESULTS.name}, or with -pgdl)")
-    for name, what in (
-        ("width", "channels"),
-        ("n-train", "training images"),
-        ("size", "pixels to which images are shrunk"),
-        ("epochs", "the most"),
-        ("subset", f"training images that each of the {N_SAMPLES} perturbations sees"),
+    p.add_argument("--results", type=Path, help="of networks and pictures (default: fig7, or fig7-pgdl with --pgdl)")
+    for name, kind, what in (
+        ("dropout", float, "probabilities"),
+        ("batch", int, "batch sizes"),
+        ("weight-decay", float, "weight decays"),
     ):
-        p.add_argument(f"--{name}", type=int, help=f"{what} (default: the preset's)")
+        p.add_argument(f"--{name}", type=kind, nargs="+", help=f"{what} of the grid (default: the preset's)")
+    for name, kind, what in (
+        ("width", int, "channels"),
+        ("n-train", int, "training images"),
+        ("size", int, "pixels to which images are shrunk"),
+        ("eta", float, "first learning rate"),
+        ("epochs", int, "the most"),
+        ("stop-loss", float, "training loss below which a network fits, and its training ends"),
+        ("subset", int, f"training images that each of the {N_SAMPLES} perturbations sees"),
+    ):
+        p.add_argument(f"--{name}", type=kind, help=f"{what} (default: the preset's)")
     p.add_argument("--seeds", type=int, default=1, help="networks of each kind (default: 1)")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     return p
+
+
+def grid_from(arguments: argparse.Namespace) -> Grid:
+    """Return the preset's grid with the options given on the command line put in."""
+    names = (field.name for field in dataclasses.fields(Grid))
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    return dataclasses.replace(
+        GRIDS[arguments.preset], **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -217,11 +230,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = arguments.results or RESULTS.with_name("fig7-pgdl" if arguments.pgdl else "fig7")
     use_style()
     progress = StatusLine(interval=10.0, rewrite=False, describe=describe)
-    changes = {name: getattr(arguments, name) for name in ("width", "n_train", "size", "epochs", "subset")}
-    grid = dataclasses.replace(GRIDS[arguments.preset], **{k: v for k, v in changes.items() if v is not None})
+    grid = grid_from(arguments)
     try:
         if arguments.pgdl:
-            measure_missing(arguments.pgdl, folder, subset=arguments.subset, device=arguments.device)
+            stop_loss = STOP_LOSS if arguments.stop_loss is None else arguments.stop_loss
+            options = {"subset": arguments.subset, "device": arguments.device, "stop_loss": stop_loss}
+            measure_missing(arguments.pgdl, folder, **options)
         elif arguments.data:
             train_missing(
                 grid,

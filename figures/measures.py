@@ -95,7 +95,7 @@ def _energy(minima: TrainedMinima, folder: Path) -> LocalEnergyProfile:
     path = folder / f"{minima.protocol.name}-energy.npz"
 
     def compute():
-        return bpflat.local_energy(_weights(minima), *problem_of(minima.data), SIGMAS, method="exact")
+        return bpflat.local_energy(weights_of(minima), *problem_of(minima.data), SIGMAS, method="exact")
 
     energy = stored(path, LocalEnergyProfile, minima.reference, compute)
     tidy([path])
@@ -123,7 +123,7 @@ def _entropies(
     for one, solved, path in zip(minima, chosen, paths, strict=True):
         if not len(solved) or read(path, LocalEntropyCurve, one.reference[solved]) is not None:
             continue
-        weights = _weights(one)[solved]
+        weights = weights_of(one)[solved]
         parts[path] = []
         size = REFERENCES if on_cpu else len(weights)
         for first in range(0, len(weights), size):
@@ -142,14 +142,6 @@ def _entropies(
     return [LocalEntropyCurve.load(path) if len(solved) else None for solved, path in zip(chosen, paths, strict=True)]
 
 
-def _weights(minima: TrainedMinima) -> NDArray[np.float64]:
-    if not len(minima.weights):
-        raise ValueError(
-            f"{minima.protocol.name} was stored without weights and a measure of it is missing: train again elsewhere"
-        )
-    return minima.weights.astype(np.float64)
-
-
 def _curves(weights: NDArray, data: dict, **options) -> LocalEntropyCurve:
     return bpflat.local_entropy(weights, *problem_of(data), **options)
 
@@ -158,6 +150,15 @@ def _joined(curves: Sequence[LocalEntropyCurve]) -> LocalEntropyCurve:
     """Curves of several sets of references as one."""
     arrays = {name: np.concatenate([getattr(c, name) for c in curves]) for name in vars(curves[0]) if name != "method"}
     return LocalEntropyCurve(method=curves[0].method, **arrays)
+
+
+def weights_of(minima: TrainedMinima) -> NDArray[np.float64]:
+    """Weights (R, K, N) of stored minima; raises ValueError where they were not kept."""
+    if not len(minima.weights):
+        raise ValueError(
+            f"{minima.protocol.name} was stored without weights and a measure of it is missing: train again elsewhere"
+        )
+    return minima.weights.astype(np.float64)
 
 
 def problem_of(data: dict) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

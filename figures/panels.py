@@ -33,7 +33,8 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
     """
     figure, (entropy, energy, test) = plt.subplots(1, 3, figsize=(7.0, 2.9))
     for one in series:
-        _band(entropy, one.entropy.distance, one.entropy.phi, one, looks)
+        if one.entropy is not None:
+            _band(entropy, one.entropy.distance, one.entropy.phi, one, looks)
         _band(energy, one.energy.sigma, one.energy.delta_error, one, looks)
     entropy.set(
         xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)", xlim=(0, None)
@@ -59,10 +60,11 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
 
 def _left_out(series: Sequence[Series]) -> Iterator[str]:
     """Say which restarts have no local entropy because they make training errors."""
+    solved = [0 if one.entropy is None else len(one.entropy.phi) for one in series]
     parts = [
-        f"{one.label} {len(one.entropy.phi)} of {len(one.minima.restart)}"
-        for one in series
-        if len(one.entropy.phi) < len(one.minima.restart)
+        f"{one.label} {n} of {len(one.minima.restart)}"
+        for one, n in zip(series, solved, strict=True)
+        if n < len(one.minima.restart)
     ]
     if parts:
         yield f"Local entropy of the restarts without training errors only: {', '.join(parts)}."
@@ -105,10 +107,10 @@ def table(series: Sequence[Series]) -> Iterator[tuple]:
     """Rows of every plotted number: panel, series, what, restart, x, value."""
     yield "panel", "series", "quantity", "restart", "x", "value"
     for one in series:
-        for panel, x, values in (
-            ("local entropy", np.nanmean(one.entropy.distance, axis=0), one.entropy.phi),
-            ("local energy", one.energy.sigma, one.energy.delta_error),
-        ):
+        curves = [("local energy", one.energy.sigma, one.energy.delta_error)]
+        if one.entropy is not None:
+            curves.insert(0, ("local entropy", np.nanmean(one.entropy.distance, axis=0), one.entropy.phi))
+        for panel, x, values in curves:
             for at, column in zip(x, values.T, strict=True):
                 yield panel, one.name, "mean", "", f"{at:.6g}", f"{np.nanmean(column):.9g}"
                 for share, value in zip(SPREAD, np.nanquantile(column, SPREAD), strict=True):

@@ -46,6 +46,7 @@ class Architecture:
 
 
 FIG7 = Architecture(blocks=3, width=512, dense=(128,))
+STOP_LOSS = 0.05
 
 
 def measure_missing(
@@ -55,7 +56,7 @@ def measure_missing(
     architecture: Architecture = FIG7,
     subset: int | None = None,
     device: str = "cpu",
-    stop_loss: float = 0.05,
+    stop_loss: float = STOP_LOSS,
 ) -> None:
     """Measure the models of `task` of one architecture that `folder` does not hold.
 
@@ -87,9 +88,10 @@ def measure_missing(
             continue
         n_found += 1
         path = folder / f"pgdl-{record.name}.npz"
-        setting = {"task": task.name, "model": record.name, "sigmas": SIGMAS, "n_samples": N_SAMPLES, "subset": subset}
+        setting = {"task": task.name, "model": record.name, "sigmas": SIGMAS, "n_samples": N_SAMPLES}
+        setting |= {"subset": subset, "stop_loss": stop_loss}
         if path.exists():
-            require_same(path, json.loads(Network.load(path).setting), setting)
+            require_same(path, {"stop_loss": STOP_LOSS} | json.loads(Network.load(path).setting), setting)
             continue
         images = images or read_images(_only(sorted(task.glob("dataset_*/train")), f"{task}/dataset_*/train"))
         profile = profile_of(model, *images, subset=subset, device=device)

@@ -1,7 +1,8 @@
 """What the paper leaves open about η and γ, and what each reading of it gives.
 
 ``python -m figures.readings`` trains a few restarts with every reading that differs from the default, and writes a
-table; what is there already is not trained again.  The default readings are those of Fig. 1's paper preset.
+table; what is there already is not trained again.  The default readings are those of Fig. 1's paper preset; the others
+are trained on the same patterns.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from training.committee import run
 from training.progress import StatusLine
 from training.protocols import PROTOCOLS, Protocol
 from training.results import STOPPED, TrainedMinima
+from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results")
 ATTRACTIONS = {"eta gamma": "γ", "eta B gamma": "Bγ"}
@@ -68,11 +70,48 @@ def report(default: Sequence[TrainedMinima], others: Sequence[TrainedMinima]) ->
     return markdown(rows)
 
 
-def collect(folder: Path, n_jobs: int) -> list[TrainedMinima]:
-    """Train the other readings that `folder` does not hold, and read the rest; weights are not kept."""
+def load_default(folder: Path) -> list[TrainedMinima]:
+    """Read the minima of the default readings, a protocol each.
 
-    def one(protocol: Protocol, restarts: int) -> TrainedMinima:
-        found = run(protocol, folder, restarts=restarts, threads=1, progress=StatusLine(interval=5.0, rewrite=False))
+    Raises
+    ------
+    FileNotFoundError
+        When one is not stored: they are not trained here.
+    ValueError
+        When a file is damaged.
+    """
+    paths = [folder / f"{name}.npz" for name in PROTOCOLS]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is not there; make it: python -m figures.fig1 --preset paper --results {folder}"
+            )
+    return [TrainedMinima.load(path) for path in paths]
+
+
+def collect(
+    folder: Path, data: dict, *, restarts: int | None = None, max_epochs: int | None = None, n_jobs: int = 1
+) -> list[TrainedMinima]:
+    """Train the other readings that `folder` does not hold; weights are not kept.
+
+    Parameters
+    ----------
+    folder : Path
+    data : dict
+        Which patterns to train on, as `TrainedMinima.data`.
+    restarts, max_epochs : int, optional
+        The most of each reading; by default as many as `OTHERS` says.
+    n_jobs : int
+        Processes, one reading each.
+    """
+    patterns = {name: data[name] for name in ("n_train", "data_seed", "balanced")}
+
+    def one(protocol: Protocol, most: int) -> TrainedMinima:
+        if max_epochs is not None:
+            protocol = replace(protocol, max_epochs=min(protocol.max_epochs, max_epochs))
+        number = most if restarts is None else min(most, restarts)
+        status = StatusLine(interval=5.0, rewrite=False)
+        found = run(protocol, folder, restarts=number, threads=1, progress=status, **patterns)
         if len(found.weights):
             found = found.without_weights()
             found.save(folder / f"{protocol.name}.npz")
@@ -89,14 +128,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m figures.readings", description=__doc__)
     parser.add_argument("--default", type=Path, default=RESULTS / "fig1-paper", help="folder of the default readings")
     parser.add_argument("--results", type=Path, default=RESULTS / "readings", help="folder of the other readings")
+    parser.add_argument("--restarts", type=int, metavar="N", help="the most of each (default: 2 to 5)")
+    parser.add_argument("--max-epochs", type=int, metavar="N", help="cap on the epochs (default: each reading's own)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args(argv)
     try:
-        others = collect(arguments.results, arguments.jobs)
-        default = [TrainedMinima.load(arguments.default / f"{name}.npz") for name in PROTOCOLS]
+        default = load_default(arguments.default)
+        sizes = {"restarts": arguments.restarts, "max_epochs": arguments.max_epochs}
+        others = collect(arguments.results, default[0].data, **sizes, n_jobs=arguments.jobs)
         text = report(default, others)
         print(text, save_text(text, arguments.results / "readings.md"), sep="\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SweepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -10,6 +10,7 @@ from scipy import stats
 
 N_RESAMPLES = 4000
 LEVEL = 0.95
+INTERVAL = "nominally 95 %, 84 to 97 % in simulations"  # of `correlate`: what it covers
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,16 @@ class Correlation:
     p_value : float
         Two-sided, as if the minima were independent.
     low, high : float
-        Percentile bootstrap interval (95 %).
+        Percentile bootstrap interval, nominally 95 %; see `correlate` for what it covers.
     """
 
     value: float
     p_value: float
     low: float
     high: float
+
+
+UNKNOWN = Correlation(np.nan, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,20 @@ class Components:
     within: float
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A mean over independent units and its 95 % interval, see `mean_interval`.
+
+    Attributes
+    ----------
+    mean, low, high : float
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
 def correlate(
     x: ArrayLike,
     y: ArrayLike,
@@ -69,8 +87,22 @@ def correlate(
     kind : {"spearman", "pearson"}
     rng : Generator
     n_resamples : int
+
+    Returns
+    -------
+    Correlation
+        `UNKNOWN` for fewer than 3 minima, or where all have the same x or y.
+
+    Notes
+    -----
+    In simulations of normal minima the nominal 95 % interval covers the coefficient of the population 92 to 97 % of the
+    time over 25 minima without groups, 93 to 94 % over five groups of 50 and 88 to 90 % over five groups of 5; between
+    `centred_ranks` in groups of 8 to 50, 90 to 94 % at ρ = 0.2 and 84 to 88 % at ρ = 0.9: ranks in small groups
+    understate a strong correlation.
     """
     x, y, groups = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(groups)
+    if not _comparable(x, y):
+        return UNKNOWN
     function = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[kind]
     value, p_value = function(x, y)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
@@ -80,6 +112,11 @@ def correlate(
         a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
     low, high = np.nanquantile(_row_correlations(a, b), _tails())
     return Correlation(float(value), float(p_value), float(low), float(high))
+
+
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's ρ of x and y (n,); NaN for fewer than 3 points, or where all have the same x or y."""
+    return float(stats.spearmanr(x, y).statistic) if _comparable(x, y) else np.nan
 
 
 def centred_ranks(values: ArrayLike, groups: ArrayLike) -> NDArray[np.float64]:
@@ -118,24 +155,40 @@ def variance_components(values: ArrayLike) -> Components:
     )
 
 
-def paired_difference(
-    first: ArrayLike, second: ArrayLike, *, rng: np.random.Generator, n_resamples: int = N_RESAMPLES
-) -> tuple[float, float, float]:
-    """Mean of ``first - second`` (draws, restarts) and its bootstrap interval (95 %).
+def mean_interval(values: ArrayLike) -> Interval:
+    """Mean of independent values and its interval by Student's t.
 
-    Draws are resampled together for both, restarts within each draw separately: what both share in a draw cancels.
+    Parameters
+    ----------
+    values : array_like, shape (n,)
+        One number a unit (a draw of the patterns), such as the mean over its restarts.
+
+    Returns
+    -------
+    Interval
+        ``mean ± t s/√n`` with the quantile t of n − 1 degrees of freedom; bounds are NaN for n < 2.  Exact where values
+        are normal, whatever they consist of; for few skewed ones the coverage is less, see the tests.
+    """
+    values = np.asarray(values, dtype=float)
+    n = len(values)
+    if n < 2:
+        return Interval(float(values.mean()) if n else np.nan, np.nan, np.nan)
+    mean, half = values.mean(), stats.t.ppf(_tails()[1], n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
+    """Mean of ``first - second`` over draws, arrays of shape (draws, restarts): what both share in a draw cancels.
+
+    The interval takes draws as the independent units; the means over restarts carry their own share of the variance.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    draws = rng.integers(len(first), size=(n_resamples, len(first)))
-    means = [_resampled_restarts(values, draws, rng) for values in (first, second)]
-    low, high = np.quantile(means[0] - means[1], _tails())
-    return float(first.mean() - second.mean()), float(low), float(high)
+    return mean_interval(first.mean(axis=1) - second.mean(axis=1))
 
 
-def _resampled_restarts(values: NDArray, draws: NDArray, rng: np.random.Generator) -> NDArray:
-    """Means of resampled restarts of the resampled draws (n, D), shape (n,)."""
-    restarts = rng.integers(values.shape[1], size=(*draws.shape, values.shape[1]))
-    return values[draws[..., None], restarts].mean(axis=(1, 2))
+def _comparable(x: ArrayLike, y: ArrayLike) -> bool:
+    """Whether x and y (n,) have a correlation."""
+    return len(x) >= 3 and np.ptp(x) > 0 and np.ptp(y) > 0
 
 
 def _row_correlations(a: NDArray, b: NDArray) -> NDArray:

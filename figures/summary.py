@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from figures.measures import Series
-from figures.statistics import Correlation, centred_ranks, correlate
+from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
 
 NEAR, FAR = 0.05, 0.25  # distances of Φ
 NOISE = 0.5  # σ of δE
+MOST_DIGITS = 9  # after the point
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,9 @@ def report(series: Sequence[Series]) -> str:
 Mean ± standard error over restarts; Φ in nats per weight, of the minima without training errors (EP: {_n_ep(series)}).
 
 {correlation_table(series)}
-Over all minima without training errors: coefficient, 95 % bootstrap interval (restarts resampled within each
-algorithm), and a p-value that takes minima as independent.  Last column: ranks taken within each algorithm, so that
-algorithms are not compared.
+Over all minima without training errors: coefficient, bootstrap interval ({INTERVAL};
+restarts resampled within each algorithm), and a p-value that takes minima as independent.  Last column: ranks taken
+within each algorithm, so that algorithms are not compared.
 """
 
 
@@ -165,10 +166,14 @@ def mean_and_error(values: NDArray) -> str:
         return "—"
     mean, error = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
     digits = max(0, 1 - int(np.floor(np.log10(error)))) if error > 0 else 0
+    if digits > MOST_DIGITS:
+        return f"{mean:.1e} ± {error:.1e}".replace("-", "−")
     return f"{mean:,.{digits}f} ± {error:,.{digits}f}".replace("-", "−")
 
 
 def correlation_text(found: Correlation) -> str:
-    """Coefficient, interval and p-value for people."""
+    """Coefficient, interval and p-value for people; a dash where there is none."""
+    if np.isnan(found.value):
+        return "—"
     p = f"p = {found.p_value:.2g}" if found.p_value >= 1e-4 else "p < 10⁻⁴"
     return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}], {p}".replace("-", "−")

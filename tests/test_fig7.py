@@ -15,6 +15,7 @@ from bpflat.flatness import local_energy
 from figures import fig7, networks, pgdl
 from figures.networks import SIGMAS, Grid, Network, load_networks, train_missing
 from figures.pgdl import Architecture, measure_missing
+from figures.statistics import UNKNOWN
 from training.augment import Augmentation
 from training.models.small import VGGLike
 from training.tfrecords import read_images
@@ -182,7 +183,7 @@ class TestDrawing:
 
     def test_regulariser_that_no_networks_share(self, made_up):
         found = [dataclasses.replace(one, batch=i) for i, one in enumerate(made_up)]
-        assert all(one is fig7.UNKNOWN for one in fig7.correlations(found)["batch"])
+        assert all(one is UNKNOWN for one in fig7.correlations(found)["batch"])
         assert fig7.report(found).splitlines()[2].split(" | ")[4] == "—"
 
     def test_symbols(self, made_up):
@@ -337,6 +338,11 @@ class TestCompetition:
         monkeypatch.setattr(fig7, "measure_missing", lambda *a, **o: measure_missing(*a, architecture=wanted, **o))
         assert fig7.main(arguments) == 2  # random weights fit nothing
         assert "at least 3 networks" in capsys.readouterr().err
+        assert fig7.main([*arguments, "--stop-loss", "inf"]) == 2
+        assert "its stop_loss is 0.05, not inf" in capsys.readouterr().err
+        results = tmp_path / "all-fit"
+        assert fig7.main(["--pgdl", str(task), "--results", str(results), "--stop-loss", "inf"]) == 0
+        assert all((results / f"fig7.{end}").stat().st_size > 100 for end in ("png", "pdf", "csv", "md"))
 
     def test_bad_input(self, task, tmp_path):
         options = {"architecture": Architecture(blocks=1, width=3, dense=(6,))}

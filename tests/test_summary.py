@@ -50,6 +50,7 @@ def test_mean_and_error():
     assert mean_and_error(np.array([1.0, 3.0, np.nan])) == "2.0 ± 1.0"
     assert mean_and_error(np.array([-1000.0, -3000.0])) == "−2,000 ± 1,000"
     assert mean_and_error(np.array([np.nan, 1.0])) == "—"
+    assert mean_and_error(np.array([1e-20, 3e-20])) == "2.0e−20 ± 1.0e−20"
 
 
 class TestDraws:
