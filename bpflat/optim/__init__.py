@@ -4,8 +4,8 @@
 their coupling γ, `batchnorm_statistics` what BatchNorm needs at weights that were never trained, such as a centre.
 """
 
+from bpflat.batchnorm import batchnorm_statistics
 from bpflat.optim import focusing
-from bpflat.optim.batchnorm import batchnorm_statistics
 from bpflat.optim.entropy_sgd import EntropySGD
 from bpflat.optim.replicated_sgd import ReplicatedSGD
 

@@ -1,13 +1,16 @@
-"""BatchNorm statistics of weights that the training itself did not run through, such as a centre."""
+"""BatchNorm statistics of weights that the training itself did not run through: a centre, or weights under noise."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+Batch = TypeVar("Batch")
 
 
 @contextlib.contextmanager
@@ -23,7 +26,9 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
     model : Module
         Compiled or not.
     batches : iterable of Tensor or tuple
-        Inputs, or tuples that begin with them, on the device of the model.
+        Inputs, or tuples that begin with them, on the device of the model.  Shuffle them, and augment them as in
+        training: the variance within batches of one class each is too small, and that of plain images is not the one
+        that the network was trained with.
 
     Raises
     ------
@@ -34,15 +39,14 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
     --------
     ``with optimizer.centre(), batchnorm_statistics(model, batches): error = evaluate(model)``
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = layers_with_statistics(model)
     modes = [(m, m.training) for m in model.modules()]
     saved = [(b, b.clone()) for m in norms for b in m.buffers(recurse=False)]
     momenta = [m.momentum for m in norms]
     try:
         model.eval()
         if norms:
-            _gather(model, norms, batches)
-        model.eval()
+            gather_statistics(norms, batches, lambda batch: model(batch if isinstance(batch, Tensor) else batch[0]))
         yield
     finally:
         for module, training in modes:
@@ -54,14 +58,30 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
                 buffer.copy_(before)
 
 
+def layers_with_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
 @torch.no_grad()
-def _gather(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor | tuple]) -> None:
+def gather_statistics(norms: list[_BatchNorm], batches: Iterable[Batch], apply: Callable[[Batch], object]) -> None:
+    """Set the statistics of `norms` to their mean over batches, each of which `apply` sends through the model.
+
+    The layers are left in evaluation mode, without a momentum.
+
+    Raises
+    ------
+    ValueError
+        No batch came.
+    """
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch: the plain average over batches
         norm.train()
     n_batches = 0
     for n_batches, batch in enumerate(batches, start=1):  # noqa: B007
-        model(batch if isinstance(batch, Tensor) else batch[0])
+        apply(batch)
     if n_batches == 0:
         raise ValueError("batches are empty: BatchNorm statistics need at least one (or an iterator was used up)")
+    for norm in norms:
+        norm.eval()
