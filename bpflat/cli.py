@@ -35,13 +35,16 @@ MODULE:FACTORY makes the model when it is called, with --model-options if there 
 directory are found.  --weights is a file of torch.save(model.state_dict()), or a checkpoint with `state_dict` or
 `model` in it.  --data is an .npz or torch file of `inputs` (N, ...), as the model takes them (uint8 becomes 0 to 1),
 and `targets` (N,), class indices; or a folder of such files; or one with a folder of images for each class (needs
-torchvision).
+torchvision).  What is no classifier of single inputs is measured by functions in Python, named by --forward (model,
+batch), --loss (outputs, batch) and --error (outputs, batch): see bpflat.flatness.local_energy.  With both --forward and
+--loss a batch is what a file holds, whatever its names.
 """
 FLATNESS_EXAMPLES = """\
 examples:
   bpflat flatness torchvision.models:resnet18 --model-options '{"num_classes": 10}' --weights mine.pt --data train.npz
   bpflat flatness mymodels:Net --weights mine.pt --data train.npz --sigmas 0.05 0.1 --tolerance 0.002 --subset 1000
   bpflat flatness mymodels:Net --weights mine.pt --data images/train --transform mymodels:preprocess --device cuda
+  bpflat flatness mymodels:GPT --weights mine.pt --data texts/ --forward mymodels:forward --loss mymodels:token_losses
 """
 
 
@@ -109,6 +112,9 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--weights", type=Path, metavar="FILE", help="(default: as the factory makes them)")
     flatness.add_argument("--data", type=Path, required=True, metavar="FILE_OR_DIR")
     flatness.add_argument("--transform", metavar="MODULE:NAME", help="of PIL images (default: to a tensor in [0, 1])")
+    flatness.add_argument("--forward", metavar="MODULE:NAME", help="calls the model (default: with the inputs)")
+    flatness.add_argument("--loss", metavar="MODULE:NAME", help="of each pattern (default: cross-entropy)")
+    flatness.add_argument("--error", metavar="MODULE:NAME", help="of each pattern (default: a wrong class)")
     flatness.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.05 * i for i in range(1, 7)])
     flatness.add_argument("--n-samples", type=int, default=100, help="draws at each σ (default: 100)")
     flatness.add_argument("--tolerance", type=float, help="stop at this standard error")
@@ -180,7 +186,7 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
     import torch  # seconds that the other commands need not wait for
 
     from bpflat import flatness
-    from bpflat.flatness.files import make_model, read_data
+    from bpflat.flatness.files import find, make_model, read_data
 
     names = (
         "n_samples",
@@ -195,13 +201,17 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
     )
     if not isinstance(arguments.model_options, dict):
         raise ValueError(f"--model-options must be a JSON object, not {arguments.model_options!r}")
+    given = {name: getattr(arguments, name) for name in ("forward", "loss", "error")}
+    functions = {name: find(function) for name, function in given.items() if function is not None}
+    as_stored = {"forward", "loss"} <= functions.keys()
     return flatness.local_energy(
         make_model(arguments.factory, arguments.weights, arguments.model_options),
-        read_data(arguments.data, arguments.transform, arguments.batch_size),
+        read_data(arguments.data, arguments.transform, arguments.batch_size, as_stored=as_stored),
         arguments.sigmas,
         device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         parameters=None if arguments.parameters == "all" else arguments.parameters,
         progress=sys.stderr.isatty(),
+        **functions,
         **{name: getattr(arguments, name) for name in names},
     )
 

@@ -75,6 +75,34 @@ def test_file_picture_and_table(mine, capsys):
     assert main(["info", str(out)]) == 0 and capsys.readouterr().out.splitlines() == lines
 
 
+def forward(model, batch):
+    return model(batch["inputs"])
+
+
+def loss(outputs, batch):
+    return nn.functional.cross_entropy(outputs, batch["targets"], reduction="none")
+
+
+def error(outputs, batch):
+    return outputs.argmax(1) != batch["targets"]
+
+
+@pytest.mark.parametrize("data", ["train.npz", "parts"])
+def test_functions(mine, capsys, data):
+    """A file is a batch, a dict of what it holds; without an error δE is null and the table says nan."""
+    folder, expected = mine
+    functions = ["--forward", f"{__name__}:forward", "--loss", f"{__name__}:loss"]
+    assert measure(folder, "--json", *functions, "--error", f"{__name__}:error", data=data) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert_allclose(record["delta_error"], expected.delta_error)
+    assert_allclose(record["delta_loss"], expected.delta_loss, rtol=1e-5)
+    assert measure(folder, "--json", *functions, data=data) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["delta_error"] == [None, None] and record["train_error"] is None
+    assert measure(folder, *functions, data=data) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[1:3] == ["nan", "nan"]
+
+
 def test_options_arrive(mine, capsys):
     folder, _ = mine
     options = ["--tolerance", "0.5", "--n-samples", "40", "--parameters", "weights", "--subset", "30", "--antithetic"]
@@ -112,6 +140,8 @@ def test_folder_of_images(mine, tmp_path, capsys):
         (["torch.nn:PReLU", "--data", "D", "--weights", "W"], "missing ['weight'] (1), unknown ['1.bias'"),
         ([FACTORY, "--data", "nowhere.npz"], "nowhere.npz"),
         ([FACTORY, "--data", "W"], "lacks `inputs` and `targets`"),
+        ([FACTORY, "--data", "D", "--loss", "nowhere:loss"], "nowhere:loss cannot be found"),
+        ([FACTORY, "--data", "D", "--loss", "tests.test_flatness_command:FACTORY"], "loss must be a function"),
         ([FACTORY, "--data", "EMPTY"], "holds neither files"),
         ([FACTORY, "--data", "D", "--device", "cuda:99"], "cuda:99"),
         (["tests.test_flatness_command:json", "--data", "D"], "cannot be called"),

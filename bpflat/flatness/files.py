@@ -90,21 +90,29 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 class Files(Iterable):
-    """Batches of (inputs, targets), a file each, read anew at every pass."""
+    """Batches, a file each, read anew at every pass by `read`."""
 
-    def __init__(self, paths: list[Path]):
-        self.paths = paths
+    def __init__(self, paths: list[Path], read: Callable[[Path], object]):
+        self.paths, self.read = paths, read
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return map(_read_pair, self.paths)
+    def __iter__(self) -> Iterator[object]:
+        return map(self.read, self.paths)
+
+
+def _read_any(path: Path) -> object:
+    """What a file holds: a dict of arrays (``.npz``), or what torch.save was given."""
+    return read_npz(path) if path.suffix == ".npz" else _load(path)
 
 
 def _read_pair(path: Path) -> tuple[Tensor, Tensor]:
     """Inputs and targets of a file; uint8 inputs become float32 in [0, 1]."""
-    found = read_npz(path) if path.suffix == ".npz" else _load(path)
+    found = _read_any(path)
     if isinstance(found, dict):
         if not {"inputs", "targets"} <= found.keys():
-            raise ValueError(f"{path} lacks `inputs` and `targets`; it has {', '.join(map(str, found)) or 'nothing'}")
+            raise ValueError(
+                f"{path} lacks `inputs` and `targets`; it has {', '.join(map(str, found)) or 'nothing'} "
+                "(for batches of another form give --forward and --loss)"
+            )
         found = found["inputs"], found["targets"]
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise ValueError(f"{path} must hold inputs and targets")
@@ -112,7 +120,9 @@ def _read_pair(path: Path) -> tuple[Tensor, Tensor]:
     return (inputs / 255 if inputs.dtype == torch.uint8 else inputs), targets
 
 
-def read_data(path: Path, transform: str | None = None, batch_size: int | None = None) -> Iterable:
+def read_data(
+    path: Path, transform: str | None = None, batch_size: int | None = None, *, as_stored: bool = False
+) -> object:
     """Patterns of a file (``.npz`` or torch's), of a folder of such files, or of a folder of images.
 
     Parameters
@@ -123,6 +133,8 @@ def read_data(path: Path, transform: str | None = None, batch_size: int | None =
         MODULE:NAME of what makes a tensor of a PIL image; by default one in [0, 1].
     batch_size : int, optional
         Of images that are read at once.
+    as_stored : bool
+        A file is a batch, whatever it holds.
 
     Raises
     ------
@@ -131,11 +143,12 @@ def read_data(path: Path, transform: str | None = None, batch_size: int | None =
     OSError
         When a file cannot be read.
     """
+    read = _read_any if as_stored else _read_pair
     if not path.is_dir():
-        return _read_pair(path)
+        return read(path)
     files = sorted(p for p in path.iterdir() if p.suffix in (".npz", *_TORCH_SUFFIXES))
     if files:
-        return Files(files)
+        return Files(files, read)
     if not any(p.is_dir() for p in path.iterdir()):
         raise ValueError(f"{path} holds neither files (.npz, .pt) with inputs and targets nor folders of images")
     return _images(path, transform, batch_size)

@@ -1,7 +1,7 @@
 """The perturbed model: a copy on the device whose chosen parameters are w + σ z⊙w.
 
 Working on a copy keeps the user's model untouched whatever happens, a Ctrl-C or a killed process included, and costs
-no memory: the weights without noise must be kept somewhere anyway.
+no memory: the weights without noise must be kept somewhere anyway, and the user's model does that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from bpflat.arguments import stream
 
@@ -29,8 +30,19 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_parameters(model: nn.Module) -> None:
-    """Raise a ValueError that names the first parameter that has no values, or values that are not finite."""
+    """Raise a ValueError that names the first part that cannot be perturbed, or is not finite."""
+    for name, module in model.named_modules():
+        what = f"module {name}" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{what} is of torch.jit: noise would not reach its weights; pass the Python module instead"
+            )
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise ValueError(f"{what} is sharded; gather the weights (torch.distributed.checkpoint) into a plain model")
     for name, parameter in model.named_parameters():
+        if is_traceable_wrapper_subclass(parameter):
+            kind = type(parameter.data).__name__
+            raise ValueError(f"parameter {name} is a {kind}; gather it into a plain tensor (DTensor: full_tensor())")
         if parameter.is_meta or nn.parameter.is_lazy(parameter):
             raise ValueError(f"parameter {name} has no values yet; load them, or run a batch through a lazy model")
         if not torch.isfinite(parameter).all():
@@ -102,7 +114,7 @@ def copy_to(model: nn.Module, device: torch.device) -> tuple[nn.Module, dict[int
     Raises
     ------
     ValueError
-        When some part of the model cannot be copied.
+        When some part of the model cannot be copied, or copies itself in a way of its own.
     """
     attributes = (value for module in model.modules() for value in vars(module).values())
     computed = (value for value in attributes if isinstance(value, Tensor) and value.grad_fn is not None)
@@ -119,6 +131,13 @@ def copy_to(model: nn.Module, device: torch.device) -> tuple[nn.Module, dict[int
         twin = copy.deepcopy(model, dict(tensors))  # deepcopy takes these for copies already made
     except Exception as error:  # a module may hold anything: locks, files, generators
         raise ValueError(f"the model cannot be copied ({type(error).__name__}: {error}); copy.deepcopy must") from error
+    copies = dict(twin.named_parameters(remove_duplicate=False)) if isinstance(twin, nn.Module) else {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if copies.get(name) is not tensors[id(parameter)]:
+            raise ValueError(
+                f"a copy of the model does not have the copy of its parameter {name}: some module has a __deepcopy__ "
+                "of its own, which must copy its tensors by copy.deepcopy(..., memo)"
+            )
     return twin.eval(), tensors
 
 
@@ -129,45 +148,52 @@ def fingerprint(model: nn.Module) -> str:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(values.numpy().tobytes())
+        digest.update(values.numpy())
     return digest.hexdigest()[:16]
 
 
 class Perturbation:
-    """Sets parameters to w + σ z⊙w, all at once.
+    """Sets parameters to w + σ z⊙w.
 
-    One flat draw of the noise, one fused product and one fused copy serve all parameters; z is a function of
-    (seed, key) and of the chosen parameters alone.  CPU and CUDA draw different numbers.
+    One flat draw of the noise serves all parameters; z is a function of (seed, key) and of the chosen parameters alone.
+    CPU and CUDA draw different numbers.  Memory: one number of the noise for each parameter.
 
     Parameters
     ----------
+    w : list of Tensor
+        Read, never written.
     parameters : list of Parameter
-        On one device; their values are w.
+        To be set, on the same device, of the same shapes and types as `w`.
     seed : SeedSequence
     """
 
-    def __init__(self, parameters: list[Tensor], seed: np.random.SeedSequence):
-        self.parameters, self.seed = parameters, seed
-        double = any(p.dtype == torch.float64 for p in parameters)
-        dtype = torch.float64 if double else torch.float32
-        self.w = torch.cat([p.detach().reshape(-1).to(dtype) for p in parameters])
-        self.noisy = torch.empty_like(self.w)
-        ends = np.cumsum([p.numel() for p in parameters])
-        self.views = [
-            self.noisy[end - p.numel() : end].view(p.shape) for p, end in zip(parameters, ends.tolist(), strict=True)
-        ]
-        self.generator = torch.Generator(self.w.device)
+    def __init__(self, w: list[Tensor], parameters: list[Tensor], seed: np.random.SeedSequence):
+        self.w, self.parameters, self.seed = [part.detach() for part in w], parameters, seed
+        double = any(part.dtype == torch.float64 for part in w)
+        sizes = [part.numel() for part in w]
+        self.noise = torch.empty(sum(sizes), dtype=torch.float64 if double else torch.float32, device=w[0].device)
+        self.z = [z.view(part.shape) for z, part in zip(self.noise.split(sizes), w, strict=True)]
+        self.generator = torch.Generator(self.noise.device)
 
-    def draw(self, *key: int) -> Tensor:
-        """Standard normal z of (seed, key), flat, parameter after parameter; valid until the next call."""
+    def draw(self, *key: int) -> list[Tensor]:
+        """Standard normal z of (seed, key), one for each parameter; valid until the next call."""
         self.generator.manual_seed(int(stream(self.seed, *key).generate_state(1, np.uint64)[0] >> 1))
-        return self.noisy.normal_(generator=self.generator)
+        self.noise.normal_(generator=self.generator)
+        return self.z
 
     def set(self, sigma: float, *key: int) -> None:
         """Set the parameters to w + σ z⊙w; σ may be negative."""
         if sigma:
-            torch.addcmul(self.w, self.w, self.draw(*key), value=sigma, out=self.noisy)
+            for w, z, parameter in zip(self.w, self.draw(*key), self.parameters, strict=True):
+                torch.addcmul(w, w, z, value=sigma, out=parameter)
         else:
-            self.noisy.copy_(self.w)
-        torch._foreach_copy_(self.parameters, self.views)
+            torch._foreach_copy_(self.parameters, self.w)
         torch.clear_autocast_cache()  # it may hold bfloat16 copies of the weights before
+
+    def force(self, strength: float, places: Iterable[int], *key: int) -> None:
+        """Set some parameters to w + strength · rms(w) z, rms(w) being 1 where w = 0, and leave the others."""
+        z = self.draw(*key)
+        for i in places:
+            rms = self.w[i].float().norm().item() / self.w[i].numel() ** 0.5
+            self.parameters[i].copy_(self.w[i]).add_(z[i], alpha=strength * (rms or 1.0))
+        torch.clear_autocast_cache()

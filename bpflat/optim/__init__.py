@@ -5,8 +5,8 @@ their coupling γ, `attraction_limit` how large γ may get, `batchnorm_statistic
 were never trained, such as a centre.
 """
 
+from bpflat.batchnorm import batchnorm_statistics
 from bpflat.optim import focusing
-from bpflat.optim.batchnorm import batchnorm_statistics
 from bpflat.optim.entropy_sgd import EntropySGD
 from bpflat.optim.replicated_sgd import ReplicatedSGD
 from bpflat.optim.stability import attraction_limit

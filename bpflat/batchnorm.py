@@ -1,15 +1,18 @@
-"""BatchNorm statistics of weights that the training itself did not run through, such as a centre."""
+"""BatchNorm statistics of weights that the training itself did not run through: a centre, or weights under noise."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bpflat.arguments import shown
+
+Batch = TypeVar("Batch")
 
 
 @contextlib.contextmanager
@@ -25,9 +28,9 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
     model : Module
         Compiled or not.
     batches : iterable of Tensor or tuple
-        Inputs, or tuples that begin with them, on the device of the model: augmented as in training, and shuffled.
-        Plain images of a network that was trained on augmented ones, or images sorted by class, cost percents of test
-        error.
+        Inputs, or tuples that begin with them, on the device of the model.  Shuffle them, and augment them as in
+        training: the variance within batches of one class each is too small, and that of plain images is not the one
+        that the network was trained with.
 
     Raises
     ------
@@ -40,15 +43,14 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, not {shown(model)}")
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = layers_with_statistics(model)
     modes = [(m, m.training) for m in model.modules()]
     saved = [(b, b.clone()) for m in norms for b in m.buffers(recurse=False)]
     momenta = [m.momentum for m in norms]
     try:
         model.eval()
         if norms:
-            _gather(model, norms, batches)
-        model.eval()
+            gather_statistics(norms, batches, lambda batch: model(_inputs(batch)))
         yield
     finally:
         for module, training in modes:
@@ -60,8 +62,29 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
                 buffer.copy_(before)
 
 
+def _inputs(batch: Tensor | tuple) -> Tensor:
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"batches must be tensors, or tuples that begin with one; found {shown(batch)}")
+    return inputs
+
+
+def layers_with_statistics(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
 @torch.no_grad()
-def _gather(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor | tuple]) -> None:
+def gather_statistics(norms: list[_BatchNorm], batches: Iterable[Batch], apply: Callable[[Batch], object]) -> None:
+    """Set the statistics of `norms` to their mean over batches, each of which `apply` sends through the model.
+
+    The layers are left in evaluation mode, without a momentum.
+
+    Raises
+    ------
+    ValueError
+        No batch came.
+    """
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch: the plain average over batches
@@ -70,9 +93,8 @@ def _gather(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Tensor 
         raise ValueError(f"batches must be an iterable of inputs, not {shown(batches)}")
     n_batches = 0
     for n_batches, batch in enumerate(batches, start=1):  # noqa: B007
-        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(inputs, Tensor):
-            raise ValueError(f"batches must be tensors, or tuples that begin with one; found {shown(batch)}")
-        model(inputs)
+        apply(batch)
     if n_batches == 0:
         raise ValueError("batches are empty: BatchNorm statistics need at least one (or an iterator was used up)")
+    for norm in norms:
+        norm.eval()
