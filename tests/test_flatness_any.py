@@ -202,7 +202,11 @@ def test_bad_input(small):
         (data, erring(lambda v: v.float() - 0.5), "error must lie between 0 and 1; found values from -0.5"),
         (data, erring(lambda v: v.float().mean()), r"error must return a value for each pattern, shape \(90,\)"),
         (data, erring(lambda v: v.float() * torch.nan), "error of pattern 0 is not a number"),
-        ({**data, "x": bad_image}, call, "loss of pattern 61 is not a number, without any noise: the data have NaN"),
+        (
+            {**data, "x": bad_image},
+            call,
+            "loss of pattern 61 of the data is not a number, without any noise: the data have NaN",
+        ),
         ([*parts[:2], {"x": inputs, "z": targets}], call, "batch 2 is {x: tensor, z: tensor}, not {x: tensor, y:"),
         ([*parts[:2], parts[2]["x"]], call, "batch 2 is tensor, not {x: tensor"),
         ([{"x": "a.png", "y": "cat"}], call, "batches of the data must hold tensors, not only {x: str, y: str}"),

@@ -334,7 +334,7 @@ class TestNotANumber:
 
     def test_outputs(self):
         """Finite data, an overflow at w itself."""
-        message = "loss of pattern 0 is not a number, without any noise: do the outputs overflow"
+        message = "loss of pattern 0 of the data is not a number, without any noise: do the outputs overflow"
         model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
         with torch.no_grad():
             for p in model.parameters():

@@ -216,7 +216,7 @@ class Evaluation:
                 of_rows = part.of_rows()
                 of_data = of_rows.isnan().any() and any(_rows_with_nan(t).any() for t in tensors(batch))
                 cause = "the data have NaN entries" if of_data else "do the outputs overflow?"
-                message = f"{name} of pattern {{}} is not a number, without any noise: {cause}"
+                message = f"{name} of pattern {{}} of the data is not a number, without any noise: {cause}"
                 _refuse(of_rows.isnan(), n_before, message)
                 n_rows = len(of_rows)
         if errors is not None and ((counted := errors.counted()) < 0).any() | (counted > 1).any():

@@ -50,6 +50,8 @@ class Reader:
             raise ValueError(
                 f"data must be (inputs, targets) or batches of such, not batches of {type(batch).__name__}; or {_WRAP}"
             )
+        if any(np.ma.is_masked(part) for part in batch):
+            raise ValueError("data have masked entries, which a tensor cannot hold: fill them or leave them out")
         try:
             inputs = torch.as_tensor(batch[0]) if self.plain else _as_tensors(batch[0])
             targets = torch.as_tensor(batch[1]) if self.classes else _as_tensors(batch[1])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from bpflat.arguments import stream
+from bpflat.arguments import shown, stream
 
 Choice = str | Iterable[str] | Callable[[str], bool] | None
 
@@ -71,13 +71,13 @@ def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
         if parameters != "weights":
             raise ValueError(f"parameters must be None, 'weights', names or a predicate, not {parameters!r}")
         chosen = {name: p for name, p in trainable.items() if p.ndim >= 2}
-    elif callable(parameters):
+    elif callable(parameters) and not isinstance(parameters, type):
         chosen = {name: p for name, p in trainable.items() if parameters(name)}
     else:
-        names = list(parameters)
-        unknown = [name for name in names if name not in every]
+        names = list(parameters) if isinstance(parameters, Iterable) else [parameters]
+        unknown = [name for name in names if not isinstance(name, str) or name not in every]
         if unknown:
-            raise ValueError(f"the model has no parameters {unknown}; it has {', '.join(every) or 'none'}")
+            raise ValueError(f"parameters: the model has no {shown(unknown)}; it has {', '.join(every) or 'none'}")
         chosen = {name: every[name] for name in every if name in set(names)}  # the model's order, not the list's
     once: dict[tuple, str] = {}
     for name, p in chosen.items():

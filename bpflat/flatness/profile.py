@@ -8,7 +8,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bpflat.arguments import check_count, check_device, check_grid, check_scalar, stream
+from bpflat.arguments import (
+    check_choice,
+    check_count,
+    check_device,
+    check_flag,
+    check_grid,
+    check_scalar,
+    shown,
+    stream,
+)
 from bpflat.energy import LocalEnergyProfile, check_n_samples
 from bpflat.flatness.evaluation import PRECISIONS, Augmentation, Evaluation
 from bpflat.flatness.objective import Forward, Measure, Objective
@@ -204,11 +213,19 @@ def local_energy(
     (2,)
     """
     sigmas = check_grid("sigmas", sigmas, zero=True)
+    flags = {"common": common, "antithetic": antithetic, "channels_last": channels_last, "split": split}
+    for name, flag in (flags | {"progress": progress}).items():
+        check_flag(name, flag)
+    if resident is not None:
+        check_flag("resident", resident)
     n_samples = _check_draws(n_samples, antithetic)
-    if batch_norm not in ("frozen", "recompute"):
-        raise ValueError(f"batch_norm must be 'frozen' or 'recompute', not {batch_norm!r}")
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"precision must be None or one of {', '.join(PRECISIONS)}, not {precision!r}")
+    check_choice("batch_norm", batch_norm, ("frozen", "recompute"))
+    if precision is not None:
+        check_choice("precision", precision, PRECISIONS)
+    if augment is not None and not callable(augment):
+        raise ValueError(f"augment must be a function of a batch of inputs, not {shown(augment)}")
+    if not isinstance(compile, str):
+        check_flag("compile", compile)
     tolerance = None if tolerance is None else check_scalar("tolerance", tolerance, above=0)
     batch_size = None if batch_size is None else check_count("batch_size", batch_size)
     block_size = check_count("block_size", block_size)
@@ -237,7 +254,7 @@ def local_energy(
         order=_shuffled(patterns.n_rows, stream(seed, ORDER)),
         augment=augment,
         precision=precision,
-        compiled=torch.compile(twin, mode=None if compile is True else compile) if compile else None,
+        compiled=_compiled(twin, compile) if compile else None,
     )
     w = [p.detach().to(device) for p in chosen.values()]  # the model's own where it is on the device
     perturbation = Perturbation(w, [tensors[id(p)] for p in chosen.values()], stream(seed, NOISE))
@@ -262,6 +279,13 @@ def local_energy(
         delta_loss=mean[1],
         loss_std_error=deviation[1],
     )
+
+
+def _compiled(model: nn.Module, mode: bool | str) -> nn.Module:
+    try:
+        return torch.compile(model, mode=None if mode is True else mode)
+    except RuntimeError as error:  # an unknown mode
+        raise ValueError(f"compile must be True, False or a mode of torch.compile: {error}") from error
 
 
 def _shuffled(n: int | None, seed: np.random.SeedSequence) -> Tensor | None:
