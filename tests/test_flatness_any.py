@@ -198,10 +198,14 @@ def test_bad_input(small):
         (data, returning(lambda v: (v, torch.zeros(90))), "all weights .* are 0: nothing to average"),
         (data, returning(torch.zeros_like), "do not depend on the parameters"),
         (data, returning(lambda v: v + torch.rand(())), "two passes over the same batch do not agree.* or `loss` does"),
-        (data, returning(lambda v: v.where(torch.arange(90) != 47, torch.nan)), "loss of pattern 47 is not a number"),
+        (
+            data,
+            returning(lambda v: v.where(torch.arange(90) != 47, torch.nan)),
+            "loss of pattern 47 of the data is not a number",
+        ),
         (data, erring(lambda v: v.float() - 0.5), "error must lie between 0 and 1; found values from -0.5"),
         (data, erring(lambda v: v.float().mean()), r"error must return a value for each pattern, shape \(90,\)"),
-        (data, erring(lambda v: v.float() * torch.nan), "error of pattern 0 is not a number"),
+        (data, erring(lambda v: v.float() * torch.nan), "error of pattern 0 of the data is not a number"),
         (
             {**data, "x": bad_image},
             call,

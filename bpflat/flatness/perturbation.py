@@ -77,7 +77,7 @@ def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
         names = list(parameters) if isinstance(parameters, Iterable) else [parameters]
         unknown = [name for name in names if not isinstance(name, str) or name not in every]
         if unknown:
-            raise ValueError(f"parameters: the model has no {shown(unknown)}; it has {', '.join(every) or 'none'}")
+            raise ValueError(f"the model has no parameters {shown(unknown)}; it has {', '.join(every) or 'none'}")
         chosen = {name: every[name] for name in every if name in set(names)}  # the model's order, not the list's
     once: dict[tuple, str] = {}
     for name, p in chosen.items():
