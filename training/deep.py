@@ -135,7 +135,11 @@ def run(
         recipe = dataclasses.replace(recipe, policy="none")
     elif policies is not None:
         policy = read_policy(policies)
-    augmentation = recipe.augmentation(policy) if augment else Augmentation(size=recipe.size, flip=False)
+    augmentation = (
+        recipe.augmentation(policy)
+        if augment
+        else Augmentation(size=recipe.size, flip=False, interpolation=recipe.interpolation)
+    )
     epochs = max(1, round(recipe.epochs * epochs_scale))
     steps = epochs * ((SOURCES[recipe.data].n_train if n_train is None else n_train) // recipe.batch)
     pace = steps / recipe.steps if keep_contraction and recipe.y > 1 and steps else 1.0
@@ -170,8 +174,11 @@ def run(
         raise ValueError(
             f"n-train must be at least the {recipe.batch} of one minibatch; got {len(images.train_labels)}"
         )
-    whole = {name: resize_whole(getattr(images, name), augmentation.size) for name in ("train_images", "test_images")}
-    images = dataclasses.replace(images, **whole)
+    resized = {
+        name: resize_whole(getattr(images, name), augmentation.size, augmentation.interpolation)
+        for name in ("train_images", "test_images")
+    }
+    images = dataclasses.replace(images, **resized)
     state = begin(recipe, images.classes, seed, device, group)
     state.pace = pace
     if checkpoint.exists():
@@ -264,7 +271,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="of weights, minibatches, augmentation, noise (default: 0)")
     p.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules together (default: 1)")
     p.add_argument("--n-train", type=int, help="training images to draw (default: all)")
-    p.add_argument("--model", help="another network than the recipe's, such as resnet18-imagenet-stem")
+    p.add_argument("--model", help="another network than the recipe's, such as resnet18 with a 3×3 stem")
     p.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
     p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
