@@ -95,8 +95,9 @@ def run(
     stop_loss : float, optional
         End before the last epoch when the training loss is lower, see `training.deep_trainer.train`.
     bfloat16 : bool
-        Autocast forward passes of the training to bfloat16: 8 bits of precision in convolutions and products.  Faster
-        on GPUs and on processors with instructions for it, many times slower on others.
+        Autocast forward passes of the training to bfloat16: 8 bits of precision in convolutions and products.  Training
+        losses of SmallConvNet's first epochs change by less than 0.001, those of another seed by 0.1.  Faster on GPUs
+        and on processors with instructions for it, many times slower on others.
     compiled, cudnn_benchmark : bool
         See `training.deep_trainer.train`; a compiler is needed for the first.
     augment : bool
