@@ -16,12 +16,13 @@ from bpflat.arguments import check_count, check_flag, check_scalar
 from bpflat.optim.noise import Noise
 from bpflat.optim.wrapper import (
     Wrapper,
-    base_options,
     check_state,
     evaluate,
     gradients_replaced,
     half_squared_distance,
     has_dense_gradient,
+    make_base,
+    parameter_groups,
     parameters,
     shapes,
 )
@@ -184,12 +185,10 @@ class EntropySGD(Wrapper):
         **options
             Of `base`, such as ``lr=0.02, momentum=0.9``.
         """
-        make = base_options(base, options)
-        groups = list(params)
-        inner, outer = make(groups), make(groups)
-        for group in outer.param_groups:
-            group["lr"] = outer_lr
-        outer.defaults["lr"] = outer_lr
+        groups = parameter_groups(params)
+        inner = make_base(base, groups, options)
+        eta = {"lr": check_scalar("outer_lr", outer_lr)}
+        outer = make_base(base, [group | eta for group in groups], options | eta)
         loop = {"gamma": gamma, "L": L, "epsilon": epsilon, "alpha": alpha, "reset_inner": reset_inner}
         return cls(inner, outer, **loop, project=project, seed=seed)
 

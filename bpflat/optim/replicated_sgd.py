@@ -17,11 +17,12 @@ from bpflat.optim.stability import require_stability
 from bpflat.optim.wrapper import (
     Wrapper,
     add_scaled_,
-    base_options,
     check_state,
     evaluate,
     flat_views,
     half_squared_distance,
+    make_base,
+    parameter_groups,
     parameters,
     shapes,
     unscale_,
@@ -197,8 +198,7 @@ class ReplicatedSGD(Wrapper):
         **options
             Of `base`, such as ``lr=0.05, momentum=0.9``.
         """
-        make = base_options(base, options)
-        bases = [make(params) for params in check_sequence(replicas)]
+        bases = [make_base(base, parameter_groups(params), options) for params in check_sequence(replicas)]
         return cls(bases, gamma=gamma, K=K, coupling=coupling, group=group, project=project)
 
     @property

@@ -11,7 +11,7 @@ import copy
 import types
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -149,11 +149,18 @@ def evaluate(optimizer: Optimizer, closure: Callable[[], Any] | None) -> tuple[A
     return loss, loss is not None
 
 
-def base_options(base: Callable[..., Optimizer], options: dict[str, Any]) -> Callable[[Any], Optimizer]:
-    """`base` with its options, to be called with parameters or groups, which it does not share with other calls."""
+def parameter_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups that torch's optimizers would make of `params`, in lists where there may be iterators."""
+    entries = list(params)
+    groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    return [{**g, "params": [g["params"]] if isinstance(g["params"], Tensor) else list(g["params"])} for g in groups]
+
+
+def make_base(base: Callable[..., Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]) -> Optimizer:
+    """Return ``base(groups, **options)``, leaving `groups` as they are."""
     if not callable(base):
         raise ValueError(f"base must be a class of torch optimizers, such as torch.optim.SGD, not {shown(base)}")
-    return lambda params: base([dict(p) if isinstance(p, dict) else p for p in params], **options)
+    return base([dict(group) for group in groups], **options)
 
 
 def unscale_(optimizer: Optimizer) -> bool:
