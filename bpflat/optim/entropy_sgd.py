@@ -220,7 +220,8 @@ class EntropySGD(Wrapper):
         ----------
         closure : callable, optional
             Clears the gradients, computes the loss and its gradients, and returns it; evaluated once, at w'.  If it
-            returns None the step is skipped: weights, optimizers and the count of inner steps stay, no noise is drawn.
+            returns None and no parameter has a gradient, the step is skipped: weights, optimizers and the count of
+            inner steps stay, no noise is drawn.
 
         Returns
         -------

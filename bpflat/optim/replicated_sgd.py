@@ -229,8 +229,8 @@ class ReplicatedSGD(Wrapper):
         ----------
         closure : callable, optional
             Clears the gradients, computes losses and gradients of all replicas, and returns their loss; evaluated once.
-            If it returns None the step is skipped: weights, optimizers and the count of steps stay.  In a `group` this
-            process then skips its base optimizers only, and takes part in the interaction, to stay in step.
+            If it returns None and no parameter has a gradient, the step is skipped: weights, optimizers and the count
+            of steps stay.  In a `group` such a process skips its base optimizers only, and stays in step with others.
 
         Returns
         -------

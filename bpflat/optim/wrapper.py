@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import types
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -130,9 +129,10 @@ def _check_wrapped(name: str, optimizer: Optimizer) -> None:
 
 
 def evaluate(optimizer: Optimizer, closure: Callable[[], Any] | None) -> tuple[Any, bool]:
-    """Loss that `closure` returns, gradients enabled, and whether there is a step to take: not if it returns None.
+    """Loss that `closure` returns, gradients enabled, and whether there is a step to take.
 
-    Without a closure the loss is None, and there is.
+    There is none if it returns None and no parameter has a gradient.  Closures without a loss whose gradients count
+    are those of Lightning's manual optimization.
     """
     if closure is None:
         return None, True
@@ -140,13 +140,7 @@ def evaluate(optimizer: Optimizer, closure: Callable[[], Any] | None) -> tuple[A
         raise ValueError(f"closure must be callable without arguments, not {shown(closure)}")
     with torch.enable_grad():
         loss = closure()
-    if loss is None and any(p.grad is not None for p in parameters(optimizer)):
-        warnings.warn(
-            "the closure returned None, so this step is skipped although there are gradients; return the loss, if a "
-            "step was meant",
-            stacklevel=2,
-        )
-    return loss, loss is not None
+    return loss, loss is not None or any(p.grad is not None for p in parameters(optimizer))
 
 
 def parameter_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
