@@ -130,6 +130,21 @@ def overflow(rank, members, folder):
     torch.save(replicas.outcome() | {"scale": scaler.get_scale()}, folder / f"overflow-{rank}.pt")
 
 
+def skipped(rank, members, folder):
+    """A closure without loss and gradients in one process at one step: its replicas skip it, and all stay in step."""
+    replicas = Replicas(members[rank], dist.group.WORLD)
+    for t in range(6):
+        if t == 2 and rank == 0:
+            before = [p.detach().clone() for p in replicas.models[0].parameters()]
+            replicas.optimizer.step(replicas.optimizer.zero_grad)
+            after = list(replicas.models[0].parameters())
+            assert all(map(torch.equal, before, after))
+            replicas.time += 1
+        else:
+            replicas.step()
+    torch.save(replicas.outcome(), folder / f"skipped-{rank}.pt")
+
+
 def mismatch(rank, members, folder):
     """Processes with different networks refuse to start, all of them."""
     model = torch.nn.Linear(2, 2 + rank)
@@ -139,5 +154,5 @@ def mismatch(rank, members, folder):
         (folder / f"mismatch-{rank}.refused").write_text(str(error), encoding="utf-8")
 
 
-JOBS = {f.__name__: f for f in (undisturbed, resumed, killed, overflow, mismatch)}
+JOBS = {f.__name__: f for f in (undisturbed, resumed, killed, overflow, skipped, mismatch)}
 JOBS |= {name: _with_base(name) for name in ("adam", "rmsprop")}

@@ -226,7 +226,7 @@ CALLS = {
             "seed": an.seed(0),
         },
     ),
-    "EntropySGD.step": (_moved.step, {"closure": an.thing(lambda: 1.0).but("none", "class")}),
+    "EntropySGD.step": (_moved.step, {"closure": an.thing(lambda: 1.0).but("none", "function", "class")}),
     "EntropySGD.balanced_gamma": (_moved.balanced_gamma, {"loss": an.number(1.0)}),
     "EntropySGD.load_state_dict": (_moved.load_state_dict, {"state_dict": an.thing(_moved.state_dict())}),
     "ReplicatedSGD": (
@@ -236,6 +236,7 @@ CALLS = {
             "gamma": an.number(1.0),
             "K": an.count(5),
             "coupling": an.choice("gradient"),
+            "group": an.thing(None).but("none", outsider=object()),
             "project": an.thing(None).but("none", "function", "class"),
         },
     ),

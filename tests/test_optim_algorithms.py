@@ -36,7 +36,7 @@ def test_entropy_sgd_follows_the_pseudo_code(dtype, tolerance, options):
     params = problem.parameters(dtype)
     opt = EntropySGD(sgd(params, (0.02, 0.05), options), sgd(params, (0.5, 0.8), options), L=L, seed=3, **hyper)
     # The same stream of noise, drawn beside.
-    stream = torch.Generator().set_state(opt._generator(torch.device("cpu")).get_state())
+    stream = torch.Generator().set_state(opt._noise._generator(torch.device("cpu")).get_state())
     (flat,), views = flat_views(params)
     inner, outer = Descent(rate_vector(0.02, 0.05), **options), Descent(rate_vector(0.5, 0.8), **options)
     w = problem.start

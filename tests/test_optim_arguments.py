@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def replicas(*shapes):
         ([(2,)], {"gamma": -0.5}, "gamma must be finite"),
         ([(2,)], {"gamma": float("nan")}, "gamma must be finite"),
         ([(2,)], {"K": 0}, "K must be a whole number, at least 1; got 0"),
-        ([(2,)], {"coupling": "strong"}, "coupling must be"),
+        ([(2,)], {"coupling": "strong"}, "coupling 'strong' is unknown"),
     ],
 )
 def test_replicated_sgd_refuses(shapes, options, message):
@@ -86,9 +87,11 @@ def test_replicas_must_be_copies_and_not_shared():
         ReplicatedSGD([*replicas((2,)), half], gamma=1.0)
 
 
-def test_optimizers_are_not_copied_silently():
+def test_optimizers_are_not_pickled_and_half_copied():
     with pytest.raises(TypeError, match="save its state_dict"):
-        copy.deepcopy(entropy_sgd())
+        pickle.dumps(entropy_sgd())
+    with pytest.raises(TypeError, match="make project a method of the model"):
+        copy.deepcopy(entropy_sgd(project=lambda: None))
 
 
 def test_exponential_focusing_grows_by_its_factor():

@@ -35,7 +35,7 @@ def outcomes(folder, job, n_processes=2):
 def two(launch, tmp_path_factory):
     """Folder of what two processes left that nothing happened to."""
     folder = tmp_path_factory.mktemp("two")
-    assert launch(folder, "undisturbed", "overflow", "mismatch") == [0, 0]
+    assert launch(folder, "undisturbed", "overflow", "skipped", "mismatch") == [0, 0]
     return folder
 
 
@@ -100,6 +100,13 @@ def test_overflow_in_one_process_keeps_all_in_step(two):
     models = [model for result in results for model in result["models"]]
     for ours, theirs in zip(single.outcome()["models"], models, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_step_without_a_loss_in_one_process_keeps_all_in_step(two):
+    """It is the step of the interaction, of which that process leaves out its own part only."""
+    results = outcomes(two, "skipped")
+    assert [r["optimizer"]["steps"] for r in results] == [6, 6]
+    assert same_bits(results[0]["centre"]["0.weight"], results[1]["centre"]["0.weight"])
 
 
 def test_processes_with_different_networks_refuse(two):

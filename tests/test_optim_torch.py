@@ -146,9 +146,108 @@ def test_closures(algorithm):
         run.time += 1
         without.step()
     assert same_bits(weights(run), weights(without))
-    with pytest.raises(ValueError, match="closure must return the loss"):
-        run.optimizer.step(lambda: None)
-    assert same_bits(weights(run), weights(without))
+
+
+@pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
+def test_a_closure_that_returns_none_and_leaves_no_gradients_is_a_skipped_step(algorithm):
+    """As if it had not been: in weights, states, noise and counts.  With gradients it is a step, as in torch."""
+    skipping, plain = Run(algorithm), Run(algorithm)
+    for t in range(7):
+        if t in (2, 4):
+            assert skipping.optimizer.step(skipping.optimizer.zero_grad) is None
+        skipping.step()
+        plain.step()
+    assert same_bits(skipping.state(), plain.state())
+    for run, closure in ((skipping, lambda: None), (plain, None)):
+        gradients(run, 0)
+        run.optimizer.step(closure)
+    assert same_bits(skipping.state(), plain.state())
+
+
+@pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
+def test_state_tensors_may_be_replaced_by_equal_ones(algorithm):
+    """As trainers do that move a state to a device."""
+    disturbed, quiet = Run(algorithm), Run(algorithm)
+    for t in range(12):
+        if t % 2:
+            states = [disturbed.optimizer.state, *(o.state for o in wrapped(disturbed))]
+            for state in states:
+                for p, own in state.items():
+                    state[p] = {k: v.clone() if torch.is_tensor(v) else v for k, v in own.items()}
+        disturbed.step()
+        quiet.step()
+    assert same_bits(disturbed.state(), quiet.state())
+
+
+SCHEDULERS = {
+    "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=20),
+    "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(o, base_lr=0.01, max_lr=0.1, step_size_up=3),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers_of_the_momentum(algorithm, scheduler):
+    """They read the defaults, and schedule the outer optimizer or the replicas as they schedule those alone."""
+    run, alone = Run(algorithm), Run(algorithm)
+    ours = SCHEDULERS[scheduler](run.optimizer)
+    scheduled = [alone.optimizer.outer] if algorithm == "esgd" else alone.optimizer.replicas
+    theirs = [SCHEDULERS[scheduler](o) for o in scheduled]
+    assert run.optimizer.defaults["momentum"] == 0.9
+    for _ in range(5):
+        run.optimizer.step()
+        ours.step()
+        for optimizer, other in zip(scheduled, theirs, strict=True):
+            optimizer.step()
+            other.step()
+        expected = [(g["lr"], g["momentum"]) for o in scheduled for g in o.param_groups]
+        assert [(g["lr"], g["momentum"]) for g in run.optimizer.param_groups] == expected
+    assert expected[0][1] < 0.9
+
+
+@pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
+def test_copied_with_its_models_it_goes_on_alike(algorithm):
+    run = Run(algorithm)
+    for _ in range(7):
+        run.step()
+    models, optimizer = copy.deepcopy((run.models, run.optimizer))
+    twin = Run(algorithm)
+    twin.models, twin.optimizer, twin.time = models, optimizer, run.time
+    twin.schedulers = run.schedulers = []
+    assert same_bits(twin.state(), run.state())
+    for _ in range(6):
+        twin.step()
+    before = weights(run)
+    for _ in range(6):
+        run.step()
+    assert same_bits(twin.state(), run.state())
+    assert not same_bits(before, weights(run))
+
+
+@pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
+def test_compiled_steps(algorithm):
+    """``torch.compile(optimizer.step)`` and compiled functions around it do what the step does."""
+    plain, compiled, around = Run(algorithm), Run(algorithm), Run(algorithm)
+    torch.compiler.reset()
+    step, function = (
+        torch.compile(f, backend="eager") for f in (compiled.optimizer.step, lambda: around.optimizer.step())
+    )
+    for t in range(7):
+        for run, take in ((plain, plain.optimizer.step), (compiled, step), (around, function)):
+            gradients(run, t)
+            take()
+    assert same_bits(weights(plain), weights(compiled))
+    assert same_bits(weights(plain), weights(around))
+
+
+def gradients(run, t):
+    run.optimizer.zero_grad()
+    for a, model in enumerate(run.models):
+        loss_of(model, BATCHES[(t + 7 * a) % len(BATCHES)]).backward()
+
+
+def wrapped(run):
+    return [run.optimizer.inner, run.optimizer.outer] if hasattr(run.optimizer, "inner") else run.optimizer.replicas
 
 
 def test_clipping_clips_the_gradient_of_the_loss_alone():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,32 +12,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bpflat.arguments import check_count, check_flag, check_scalar, spawn_streams
+from bpflat.arguments import check_count, check_flag, check_scalar
+from bpflat.optim.noise import Noise
 from bpflat.optim.wrapper import (
     Wrapper,
-    add_scaled_,
     check_state,
     evaluate,
-    flat_views,
+    gradients_replaced,
     half_squared_distance,
     has_dense_gradient,
+    make_base,
+    parameter_groups,
     parameters,
     shapes,
 )
-
-
-@dataclass
-class _Moving:
-    """The parameters that move in a step, their anchors w, and room for their noise, all in one order.
-
-    `noise` are views of `flats`; `parts` says which of the lists belong to each group of the inner optimizer.
-    """
-
-    params: list[Tensor]
-    anchors: list[Tensor]
-    noise: list[Tensor]
-    flats: list[Tensor]
-    parts: list[slice]
 
 
 class EntropySGD(Wrapper):
@@ -77,11 +63,12 @@ class EntropySGD(Wrapper):
         Called without arguments after every update of the parameters, inner (noise included) and outer: for
         constraints, such as rows of norm 1.
     seed : int, SeedSequence or None
-        Of the noise.  Data-parallel processes must give the same.
+        Of the noise, which must be the same in all data-parallel processes: give them the same seed.  With None, where
+        torch.distributed is initialised, process 0 tells all processes its own at their first step with noise.
 
     Attributes
     ----------
-    param_groups : list of dict
+    param_groups, defaults
         Those of `outer`: a learning-rate scheduler on this optimizer schedules η, as in Appendix C.  For η' give the
         scheduler ``.inner``.
     inner, outer, gamma, L, epsilon, alpha, reset_inner
@@ -90,7 +77,7 @@ class EntropySGD(Wrapper):
     Raises
     ------
     ValueError
-        Bad parameters; a closure that returns no loss; a state_dict of another model.
+        Bad parameters, or sharded ones; a state_dict of another model.
 
     Notes
     -----
@@ -103,7 +90,9 @@ class EntropySGD(Wrapper):
     no gradient, are left alone; those with sparse gradients are moved by `inner` only.  Beyond the two optimizers' own
     state, three copies of the weights are kept (w, μ, noise).
 
-    With torch.amp.GradScaler, ``scaler.step(optimizer)`` as with any optimizer: a skipped step is not counted.
+    With torch.amp.GradScaler, ``scaler.step(optimizer)`` as with any optimizer: a skipped step is not counted.  Around
+    DistributedDataParallel all processes take the same steps.  Compiled code calls `step` as it is: to compile what is
+    in it, compile ``inner.step``.
 
     References
     ----------
@@ -151,26 +140,67 @@ class EntropySGD(Wrapper):
         project: Callable[[], object] | None = None,
         seed: int | np.random.SeedSequence | None = None,
     ):
+        self.inner, self.outer = inner, outer
         super().__init__((inner, outer), gamma, project, ("inner", "outer"))
         if {id(p) for p in parameters(inner)} != {id(p) for p in parameters(outer)}:
             raise ValueError("inner and outer must be over the same parameters: those of one model")
-        self.inner, self.outer = inner, outer
         self.L = L
         self.epsilon = check_scalar("epsilon", epsilon)
         self.alpha = check_scalar("alpha", alpha, below=1, why="or μ never moves")
         self.reset_inner = check_flag("reset_inner", reset_inner)
-        (self._seed,) = spawn_streams(seed, 1)
-        self._generators: dict[str, torch.Generator] = {}
+        self._noise = Noise(seed)
         self._inner_steps = 0
         self._joined: dict[Tensor, None] = {}  # parameters of the running loop, in the order they joined
-        self._moving_key: tuple[tuple[int, ...], ...] | None = None
-        self._moving_now: _Moving | None = None
+        self._evaluating = False  # between eval() and train()
         self._distance = torch.tensor(math.nan)
+
+    @classmethod
+    def from_base(
+        cls,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        base: Callable[..., Optimizer],
+        *,
+        gamma: float,
+        outer_lr: float,
+        L: int = 5,
+        epsilon: float = 1e-4,
+        alpha: float = 0.75,
+        reset_inner: bool = False,
+        project: Callable[[], object] | None = None,
+        seed: int | np.random.SeedSequence | None = None,
+        **options: Any,
+    ) -> EntropySGD:
+        """Return an `EntropySGD` whose inner and outer optimizers are both `base` with the same `options`.
+
+        Parameters
+        ----------
+        params : iterable
+            Parameters or groups of them, as any torch optimizer takes.
+        base : callable
+            Such as ``torch.optim.SGD``; for options named as those here are, ``functools.partial(RMSprop, alpha=0.9)``.
+        outer_lr : float
+            η, for all groups; the learning rates in `options` and in the groups are η'.  1/2 is common with SGD.
+        gamma, L, epsilon, alpha, reset_inner, project, seed
+            As of the class.
+        **options
+            Of `base`, such as ``lr=0.02, momentum=0.9``.
+        """
+        groups = parameter_groups(params)
+        inner = make_base(base, groups, options)
+        eta = {"lr": check_scalar("outer_lr", outer_lr)}
+        outer = make_base(base, [group | eta for group in groups], options | eta)
+        loop = {"gamma": gamma, "L": L, "epsilon": epsilon, "alpha": alpha, "reset_inner": reset_inner}
+        return cls(inner, outer, **loop, project=project, seed=seed)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups of the outer optimizer."""
         return self.outer.param_groups
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default options of the outer optimizer."""
+        return self.outer.defaults
 
     @property
     def L(self) -> int:
@@ -181,6 +211,7 @@ class EntropySGD(Wrapper):
     def L(self, value: int) -> None:
         self._L = check_count("L", value)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One inner step, and after every L-th the outer step.
@@ -188,23 +219,35 @@ class EntropySGD(Wrapper):
         Parameters
         ----------
         closure : callable, optional
-            Clears the gradients, computes the loss and its gradients, and returns it; evaluated once, at w'.
+            Clears the gradients, computes the loss and its gradients, and returns it; evaluated once, at w'.  If it
+            returns None and no parameter has a gradient, the step is skipped: weights, optimizers and the count of
+            inner steps stay, no noise is drawn.
 
         Returns
         -------
         The loss that the closure returned, or None.
+
+        Raises
+        ------
+        RuntimeError
+            Between `eval` and `train`, or inside `centre`.
         """
         self._require_outside_centre("step()")
-        loss = evaluate(closure)
-        moving = self._moving()
+        if self._evaluating:
+            raise RuntimeError("step() after eval(), where w stands in for the weights; call train() of the optimizer")
+        loss, taken = evaluate(self, closure)
+        if not taken:
+            return None
+        groups = [[p for p in group["params"] if has_dense_gradient(p)] for group in self.inner.param_groups]
+        moving = [p for group in groups for p in group]
         self._join(moving)
-        if self.gamma and moving.params:
-            offsets = torch._foreach_sub(moving.params, moving.anchors)
-            torch._foreach_add_([p.grad for p in moving.params], offsets, alpha=self.gamma)
+        if self.gamma and moving:
+            offsets = torch._foreach_sub(moving, self._copies("w", moving))
+            torch._foreach_add_([p.grad for p in moving], offsets, alpha=self.gamma)
         self.inner.step()
-        if self.epsilon:
-            self._kick(moving)
-        self._project()
+        if self.epsilon:  # w' ← w' + √η' ε N(0, I)
+            self._noise.add_(groups, [group["lr"] ** 0.5 * self.epsilon for group in self.inner.param_groups])
+        self._constrain()
         joined = list(self._joined)
         if joined:
             torch._foreach_lerp_(self._copies("mu", joined), joined, 1.0 - self.alpha)
@@ -222,6 +265,30 @@ class EntropySGD(Wrapper):
         self._require_outside_centre("centre()")
         with self._exchanged(parameters(self.outer), {p: self.state[p]["w"] for p in self._joined}):
             yield
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Let the parameters hold w until `train`: `centre` for trainers that have no room for a block.
+
+        The state of the optimizer may be saved meanwhile, along with the model that then holds w.  Called again it
+        does nothing; `centre` inside finds w there already.
+        """
+        self._require_outside_centre("eval()")
+        joined = list(self._joined)
+        if joined and not self._evaluating:
+            for p in joined:
+                self.state[p]["w_prime"] = p.clone()
+            torch._foreach_copy_(joined, self._copies("w", joined))
+        self._evaluating = True
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Let the parameters hold w' again, bit for bit, after `eval`; else nothing."""
+        self._require_outside_centre("train()")
+        joined = list(self._joined)
+        if joined and self._evaluating:
+            torch._foreach_copy_(joined, [self.state[p].pop("w_prime") for p in joined])
+        self._evaluating = False
 
     def distance(self) -> Tensor:
         """d(w', w) of eq. 2, ``½ Σ_i (w'_i − w_i)²``, at the end of the last complete loop.
@@ -259,7 +326,7 @@ class EntropySGD(Wrapper):
         """State of the loop, of the noise and of both optimizers, of plain containers and tensors.
 
         As torch's, it refers to tensors in use: save it at once, or deepcopy it.  It belongs to the weights that
-        the model has at this moment (w' during a loop).
+        the model has at this moment (w' during a loop; w after `eval`, when it holds w' itself).
         """
         self._require_outside_centre("state_dict()")
         index = {p: i for i, p in enumerate(parameters(self.outer))}
@@ -269,9 +336,10 @@ class EntropySGD(Wrapper):
             "outer": self.outer.state_dict(),
             "loop": {name: getattr(self, name) for name in ("gamma", "L", "epsilon", "alpha", "reset_inner")},
             "inner_steps": self._inner_steps,
-            "w": {index[p]: self.state[p]["w"] for p in self._joined},
-            "mu": {index[p]: self.state[p]["mu"] for p in self._joined},
-            "generators": {device: generator.get_state() for device, generator in self._generators.items()},
+            **{name: {index[p]: self.state[p][name] for p in self._joined} for name in ("w", "mu")},
+            "w_prime": {index[p]: self.state[p]["w_prime"] for p in self._joined if self._evaluating},
+            "evaluating": self._evaluating,
+            "generators": self._noise.state(),
             "distance": self._distance,
         }
 
@@ -293,60 +361,27 @@ class EntropySGD(Wrapper):
         params = parameters(self.outer)
         self._inner_steps = state_dict["inner_steps"]
         self._joined = {params[i]: None for i in state_dict["w"]}
+        self._evaluating = state_dict.get("evaluating", False)
         self.state.clear()
-        for name in ("w", "mu"):
-            for i, value in state_dict[name].items():
+        for name in ("w", "mu", "w_prime"):
+            for i, value in state_dict.get(name, {}).items():
                 self.state[params[i]][name] = value.to(params[i]).clone(memory_format=torch.preserve_format)
-        self._moving_key = None
-        devices = {str(p.device) for p in params}
-        self._generators = {
-            device: torch.Generator(device).set_state(state.cpu())
-            for device, state in state_dict["generators"].items()
-            if device in devices
-        }
+        self._noise.load(state_dict["generators"])
         self._distance = state_dict["distance"].clone()
 
     def _copies(self, name: str, params: list[Tensor]) -> list[Tensor]:
         return [self.state[p][name] for p in params]
 
-    def _moving(self) -> _Moving:
-        """Parameters with a dense gradient; the lists are made again only when these change."""
-        members = [[p for p in group["params"] if has_dense_gradient(p)] for group in self.inner.param_groups]
-        key = tuple(tuple(map(id, group)) for group in members)
-        if key != self._moving_key:
-            params = [p for group in members for p in group]
-            for p in params:
-                if p not in self.state:
-                    self.state[p] = {name: torch.empty_like(p) for name in ("w", "mu")}
-            ends = np.cumsum([0, *map(len, members)]).tolist()
-            parts = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
-            flats, noise = flat_views(params)
-            self._moving_now = _Moving(params, self._copies("w", params), noise, flats, parts)
-            self._moving_key = key
-        return self._moving_now
-
-    def _join(self, moving: _Moving) -> None:
+    def _join(self, moving: list[Tensor]) -> None:
         """``w', μ ← w`` for the parameters that were not yet in this loop; until now they did not move in it."""
-        new = [p for p in moving.params if p not in self._joined]
+        new = [p for p in moving if p not in self._joined]
         if new:
+            for p in new:
+                if "w" not in self.state[p]:
+                    self.state[p].update(w=torch.empty_like(p), mu=torch.empty_like(p))
             torch._foreach_copy_(self._copies("w", new), new)
             torch._foreach_copy_(self._copies("mu", new), new)
             self._joined.update(dict.fromkeys(new))
-
-    def _kick(self, moving: _Moving) -> None:
-        """``w' ← w' + √η' ε N(0, I)``."""
-        for flat in moving.flats:
-            flat.normal_(generator=self._generator(flat.device))
-        for group, part in zip(self.inner.param_groups, moving.parts, strict=True):
-            add_scaled_(moving.params[part], moving.noise[part], group["lr"] ** 0.5 * self.epsilon)
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        name = str(device)
-        if name not in self._generators:
-            stream = spawn_streams(self._seed, len(self._generators) + 1)[-1]
-            seed = int(stream.generate_state(1, np.uint64)[0] >> 1)
-            self._generators[name] = torch.Generator(device).manual_seed(seed)
-        return self._generators[name]
 
     def _outer_step(self, joined: list[Tensor]) -> None:
         """``w ← outer(w, w − μ)``; the loop is over."""
@@ -355,23 +390,10 @@ class EntropySGD(Wrapper):
             self._distance = half_squared_distance(joined, anchors)
             pull = torch._foreach_sub(anchors, self._copies("mu", joined))
             torch._foreach_copy_(joined, anchors)
-            with _gradients(parameters(self.outer), dict(zip(joined, pull, strict=True))):
+            with gradients_replaced(parameters(self.outer), dict(zip(joined, pull, strict=True))):
                 self.outer.step()
-            self._project()
+            self._constrain()
         self._inner_steps = 0
         self._joined = {}
         if self.reset_inner:
             self.inner.state.clear()
-
-
-@contextlib.contextmanager
-def _gradients(params: list[Tensor], gradients: dict[Tensor, Tensor]) -> Iterator[None]:
-    """Within the block ``.grad`` of `params` are `gradients`, and None for the others."""
-    saved = [p.grad for p in params]
-    for p in params:
-        p.grad = gradients.get(p)
-    try:
-        yield
-    finally:
-        for p, gradient in zip(params, saved, strict=True):
-            p.grad = gradient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bpflat.arguments import check_count, check_scalar
+from bpflat.arguments import check_choice, check_count, check_scalar
+from bpflat.optim.replicas import check_group, check_replicas, check_sequence, count_replicas, coupled_parameters, mean_
 from bpflat.optim.stability import require_stability
 from bpflat.optim.wrapper import (
     Wrapper,
@@ -20,8 +21,11 @@ from bpflat.optim.wrapper import (
     evaluate,
     flat_views,
     half_squared_distance,
+    make_base,
+    parameter_groups,
     parameters,
     shapes,
+    unscale_,
 )
 
 
@@ -65,8 +69,9 @@ class ReplicatedSGD(Wrapper):
 
     Attributes
     ----------
-    param_groups : list of dict
-        Those of all replicas of this process: a learning-rate scheduler on this optimizer schedules them all.
+    param_groups, defaults
+        Those of all replicas of this process, and of the first: a learning-rate scheduler on this optimizer schedules
+        them all.
     replicas, gamma, K, coupling
         As given; may be changed between steps, in all processes alike.
     y : int
@@ -75,8 +80,8 @@ class ReplicatedSGD(Wrapper):
     Raises
     ------
     ValueError
-        Bad parameters; replicas of different shapes, here or in another process; a closure that returns no loss; a
-        state_dict of another model; a step of `torch.optim.SGD` with ``η K γ`` beyond `attraction_limit`.
+        Bad parameters; replicas of different shapes, here or in another process, or sharded; a state_dict of
+        another model; a step of `torch.optim.SGD` with ``η K γ`` beyond `attraction_limit`.
 
     Notes
     -----
@@ -157,23 +162,54 @@ class ReplicatedSGD(Wrapper):
         group: dist.ProcessGroup | None = None,
         project: Callable[[], object] | None = None,
     ):
-        self.replicas = list(replicas)
-        if not self.replicas:
-            raise ValueError("replicas are none: give one base optimizer for each replica of this process")
+        self.replicas = check_sequence(replicas)
         super().__init__(self.replicas, gamma, project)
-        if coupling not in ("gradient", "decoupled"):
-            raise ValueError(f"coupling must be 'gradient' or 'decoupled'; got {coupling!r}")
-        self.K, self.coupling, self.group = K, coupling, group
-        self._check_replicas()
-        self.y = self._count_replicas()
+        self.K, self.coupling = K, check_choice("coupling", coupling, ("gradient", "decoupled"))
+        self.group = check_group(group)
+        check_replicas(self.replicas)
+        self.y = count_replicas(self.replicas, self.group, (self.K, self.gamma, self.coupling))
         self._steps = 0
         self._buffers_key: tuple[int, ...] | None = None
         self._buffers: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    @classmethod
+    def from_base(
+        cls,
+        replicas: Sequence[Iterable[Tensor] | Iterable[dict[str, Any]]],
+        base: Callable[..., Optimizer],
+        *,
+        gamma: float,
+        K: int = 10,
+        coupling: str = "gradient",
+        group: dist.ProcessGroup | None = None,
+        project: Callable[[], object] | None = None,
+        **options: Any,
+    ) -> ReplicatedSGD:
+        """Return a `ReplicatedSGD` whose replicas are all under `base` with the same `options`.
+
+        Parameters
+        ----------
+        replicas : sequence
+            Of each replica in this process the parameters or groups of them, as any torch optimizer takes.
+        base : callable
+            Such as ``torch.optim.SGD``.
+        gamma, K, coupling, group, project
+            As of the class.
+        **options
+            Of `base`, such as ``lr=0.05, momentum=0.9``.
+        """
+        bases = [make_base(base, parameter_groups(params), options) for params in check_sequence(replicas)]
+        return cls(bases, gamma=gamma, K=K, coupling=coupling, group=group, project=project)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups of all replicas of this process, replica by replica."""
         return [group for base in self.replicas for group in base.param_groups]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Default options of the first replica's optimizer."""
+        return self.replicas[0].defaults
 
     @property
     def K(self) -> int:
@@ -184,6 +220,7 @@ class ReplicatedSGD(Wrapper):
     def K(self, value: int) -> None:
         self._K = check_count("K", value)
 
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every replica, and at every K-th call their interaction.
@@ -192,6 +229,8 @@ class ReplicatedSGD(Wrapper):
         ----------
         closure : callable, optional
             Clears the gradients, computes losses and gradients of all replicas, and returns their loss; evaluated once.
+            If it returns None and no parameter has a gradient, the step is skipped: weights, optimizers and the count
+            of steps stay.  In a `group` such a process skips its base optimizers only, and stays in step with others.
 
         Returns
         -------
@@ -202,18 +241,20 @@ class ReplicatedSGD(Wrapper):
         if interacts and self.coupling == "gradient":
             for base in self.replicas:
                 require_stability(base, self.K, self.gamma)
-        loss = evaluate(closure)
-        finite = self._unscale()
+        loss, taken = evaluate(self, closure)
+        if not taken and self.group is None:
+            return None
+        finite = taken and unscale_(self)
         self._steps += 1
         if interacts:
-            coupled = self._coupled()
+            coupled = coupled_parameters(self.replicas)
             centre = self._centre(coupled)
             for base, params in zip(self.replicas, coupled, strict=True):
                 self._step_attracted(base, params, centre, finite)
         elif finite:
             for base in self.replicas:
                 base.step()
-        self._project()
+        self._constrain()
         return loss
 
     @contextlib.contextmanager
@@ -229,7 +270,7 @@ class ReplicatedSGD(Wrapper):
             ``models[0]`` (statistics of BatchNorm) hold the mean over all replicas; else they stay its own.
         """
         self._require_outside_centre("centre()")
-        coupled = self._coupled()
+        coupled = coupled_parameters(self.replicas)
         tensors = parameters(self.replicas[0])
         with torch.no_grad():
             values = dict(zip(_flatten(coupled[0]), self._centre(coupled), strict=True))
@@ -238,7 +279,7 @@ class ReplicatedSGD(Wrapper):
                     raise ValueError(f"models are {len(models)}, but this process has {len(self.replicas)} replicas")
                 buffers = [[b for b in model.buffers() if b.is_floating_point()] for model in models]
                 tensors += buffers[0]
-                values |= zip(buffers[0], self._mean(buffers, *flat_views(buffers[0])), strict=True)
+                values |= zip(buffers[0], mean_(*flat_views(buffers[0]), buffers, self.y, self.group), strict=True)
         with self._exchanged(tensors, values):
             yield
 
@@ -254,7 +295,7 @@ class ReplicatedSGD(Wrapper):
             On the device of the parameters.
         """
         self._require_outside_centre("distance()")
-        coupled = self._coupled()
+        coupled = coupled_parameters(self.replicas)
         centre = self._centre(coupled)
         total = torch.stack([half_squared_distance(_flatten(params), centre) for params in coupled]).sum()
         if self.group is not None:
@@ -317,69 +358,13 @@ class ReplicatedSGD(Wrapper):
             setattr(self, name, value)
         self._steps = state_dict["steps"]
 
-    def _check_replicas(self) -> None:
-        first = self.replicas[0]
-        for a, base in enumerate(self.replicas[1:], start=1):
-            if _signature(base) != _signature(first):
-                raise ValueError(
-                    f"replica {a} differs from replica 0 in the shapes, types or devices of its parameters, or in its "
-                    f"groups: {shapes(base)} against {shapes(first)}; replicas are copies of one model"
-                )
-        params = parameters(self)
-        if len({id(p) for p in params}) < len(params):
-            raise ValueError("replicas share parameters: each needs its own model")
-
-    def _count_replicas(self) -> int:
-        """Replicas of all processes, which must agree on everything that the communication rests on."""
-        if self.group is None:
-            return len(self.replicas)
-        here = (shapes(self.replicas[0]), [str(p.dtype) for p in parameters(self.replicas[0])])
-        here = (*here, self.K, self.gamma, self.coupling)
-        everywhere = [None] * dist.get_world_size(self.group)
-        dist.all_gather_object(everywhere, (here, len(self.replicas)), group=self.group)
-        for rank, (there, _) in enumerate(everywhere):
-            if there != everywhere[0][0]:
-                raise ValueError(
-                    f"replicas of processes 0 and {rank} differ in shapes, types, K, gamma or coupling: "
-                    f"{everywhere[0][0]} against {there}"
-                )
-        return sum(count for _, count in everywhere)
-
-    def _coupled(self) -> list[list[list[Tensor]]]:
-        """Coupled parameters of each replica and group; the same places in all of them."""
-        places = [
-            [
-                i
-                for i, copies in enumerate(zip(*(group["params"] for group in groups), strict=True))
-                if all(p.requires_grad and (p.grad is None or p.grad.layout is torch.strided) for p in copies)
-            ]
-            for groups in zip(*(base.param_groups for base in self.replicas), strict=True)
-        ]
-        return [
-            [[group["params"][i] for i in chosen] for group, chosen in zip(base.param_groups, places, strict=True)]
-            for base in self.replicas
-        ]
-
     def _centre(self, coupled: list[list[list[Tensor]]]) -> list[Tensor]:
         """w̄ of the coupled parameters, in buffers that the next call overwrites."""
         columns = [_flatten(params) for params in coupled]
         key = tuple(map(id, columns[0]))
         if key != self._buffers_key:
             self._buffers, self._buffers_key = flat_views(columns[0]), key
-        return self._mean(columns, *self._buffers)
-
-    def _mean(self, columns: list[list[Tensor]], flats: list[Tensor], views: list[Tensor]) -> list[Tensor]:
-        """Mean over all replicas of all processes, into `views` of `flats`; one column a replica of this process."""
-        if not views:
-            return views
-        torch._foreach_copy_(views, columns[0])
-        for column in columns[1:]:
-            torch._foreach_add_(views, column)
-        for flat in flats:
-            if self.group is not None:
-                dist.all_reduce(flat, group=self.group)
-            flat.div_(self.y)
-        return views
+        return mean_(*self._buffers, columns, self.y, self.group)
 
     def _step_attracted(self, base: Optimizer, params: list[list[Tensor]], centre: list[Tensor], finite: bool) -> None:
         """One step of a replica with its attraction, both at the weights before; without the step if not `finite`."""
@@ -400,27 +385,18 @@ class ReplicatedSGD(Wrapper):
                 add_scaled_(members, offsets[: len(members)], -pull)
                 offsets = offsets[len(members) :]
 
+    def __deepcopy__(self, memo: dict) -> ReplicatedSGD:
+        """Copy as of the base class, in the same processes."""
+        memo[id(self.group)] = self.group
+        twin = super().__deepcopy__(memo)
+        twin._buffers_key = None
+        return twin
+
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Ask GradScaler to call `step` whatever the gradients: a process that skips it would fall out of step."""
         return self.group is not None
 
-    def _unscale(self) -> bool:
-        """Whether gradients are finite; divides them by the scale of a GradScaler that left that to us."""
-        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if found_inf is None:
-            return True
-        if found_inf.item():
-            return False
-        if scale is not None:
-            gradients = [p.grad for p in parameters(self) if p.grad is not None]
-            torch._foreach_div_([g._values() if g.is_sparse else g for g in gradients], scale)
-        return True
-
 
 def _flatten(groups: list[list[Tensor]]) -> list[Tensor]:
     return [p for group in groups for p in group]
-
-
-def _signature(base: Optimizer) -> list[list[tuple]]:
-    return [[(p.shape, p.dtype, p.device) for p in group["params"]] for group in base.param_groups]

@@ -7,8 +7,10 @@ one operation on a flat buffer of which the tensors are views).
 from __future__ import annotations
 
 import contextlib
+import copy
+import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch.optim import Optimizer
 
 from bpflat.arguments import check_scalar, shown
 
+_LEFT_BY_TORCH = ("_optimizer_", "_zero_grad_", "_opt_called", "step")  # hooks, and the marks of schedulers
 _ALIGNMENT = 16  # elements between the starts of views: at least 32 bytes, for vectorised loads
 
 
@@ -30,20 +33,30 @@ class Wrapper(Optimizer):
         project: Callable[[], object] | None,
         names: Sequence[str] | None = None,
     ):
-        # What Optimizer.__init__ does, except for groups of its own: they stay those of the wrapped optimizers.
-        self.__setstate__({"defaults": {}, "state": defaultdict(dict)})
         if project is not None and not callable(project):
             raise ValueError(f"project must be callable without arguments, not {shown(project)}")
         for name, optimizer in zip(names or [f"replicas[{a}]" for a in range(len(wrapped))], wrapped, strict=True):
-            if not isinstance(optimizer, Optimizer):
-                raise ValueError(f"{name} must be a torch optimizer, not {shown(optimizer)}")
-            if any(group.get("maximize") for group in optimizer.param_groups):
-                raise ValueError(
-                    f"{name}: maximize=True would turn the attraction into repulsion; minimise minus the objective"
-                )
+            _check_wrapped(name, optimizer)
+        # What Optimizer.__init__ does, except for defaults and groups of its own: they are those of the wrapped.
+        self.__setstate__({"state": defaultdict(dict)})
         self.gamma = gamma
-        self._project = project or (lambda: None)
+        self._project = project
         self._inside_centre = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, of the optimizer itself also where Lightning's stand-in for it is asked.
+
+        That one is of our class too, reads all else from the optimizer, and would keep what is set to itself.
+        """
+        optimizer = self.__dict__.get("_optimizer")
+        if optimizer is None or name in self.__dict__:
+            super().__setattr__(name, value)
+        else:
+            setattr(optimizer, name, value)
+
+    def _constrain(self) -> None:
+        if self._project is not None:
+            self._project()
 
     @property
     def gamma(self) -> float:
@@ -78,21 +91,83 @@ class Wrapper(Optimizer):
         """Refused: add the group to each wrapped optimizer, with its own options there."""
         raise ValueError("add the group to each wrapped optimizer (.inner and .outer, or .replicas), not to this one")
 
+    def __deepcopy__(self, memo: dict) -> Wrapper:
+        """Copy, parameters included, as of any torch optimizer; hooks and schedulers stay with the original.
+
+        The copy is that of a model if both are copied at once: ``model, optimizer = deepcopy((model, optimizer))``.
+        """
+        if isinstance(self._project, types.FunctionType):
+            raise TypeError(
+                "an optimizer whose project is a function cannot be copied: the copy would project the weights of the "
+                "original; make project a method of the model, copied with it, or save the optimizer's state_dict()"
+            )
+        twin = object.__new__(type(self))
+        memo[id(self)] = twin
+        own = {name: value for name, value in vars(self).items() if not name.startswith(_LEFT_BY_TORCH)}
+        twin.__setstate__({name: copy.deepcopy(value, memo) for name, value in own.items()})
+        return twin
+
     def __getstate__(self):
-        raise TypeError(f"{type(self).__name__} cannot be copied or pickled; save its state_dict()")
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled, only deepcopied with its model; save its state_dict()"
+        )
 
 
-def evaluate(closure: Callable[[], Any] | None) -> Any:
-    """Loss that `closure` returns, gradients enabled; None without a closure."""
+def _check_wrapped(name: str, optimizer: Optimizer) -> None:
+    """Raise a ValueError unless `optimizer` can be wrapped; `name` is what the user calls it."""
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"{name} must be a torch optimizer, not {shown(optimizer)}")
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise ValueError(
+            f"{name}: maximize=True would turn the attraction into repulsion; minimise minus the objective"
+        )
+    if any(hasattr(p, "device_mesh") or hasattr(p, "_fsdp_flattened") for p in parameters(optimizer)):
+        raise ValueError(
+            f"{name} has sharded parameters (DTensor, as of fully_shard, or FullyShardedDataParallel): noise and "
+            "distances would be those of one shard; use DistributedDataParallel, which keeps all weights everywhere"
+        )
+
+
+def evaluate(optimizer: Optimizer, closure: Callable[[], Any] | None) -> tuple[Any, bool]:
+    """Loss that `closure` returns, gradients enabled, and whether there is a step to take.
+
+    There is none if it returns None and no parameter has a gradient.  Closures without a loss whose gradients count
+    are those of Lightning's manual optimization.
+    """
     if closure is None:
-        return None
+        return None, True
     if not callable(closure):
         raise ValueError(f"closure must be callable without arguments, not {shown(closure)}")
     with torch.enable_grad():
         loss = closure()
-    if loss is None:
-        raise ValueError("the closure must return the loss (after loss.backward()); it returned None")
-    return loss
+    return loss, loss is not None or any(p.grad is not None for p in parameters(optimizer))
+
+
+def parameter_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups that torch's optimizers would make of `params`, in lists where there may be iterators."""
+    entries = list(params)
+    groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    return [{**g, "params": [g["params"]] if isinstance(g["params"], Tensor) else list(g["params"])} for g in groups]
+
+
+def make_base(base: Callable[..., Optimizer], groups: list[dict[str, Any]], options: dict[str, Any]) -> Optimizer:
+    """Return ``base(groups, **options)``, leaving `groups` as they are."""
+    if not callable(base):
+        raise ValueError(f"base must be a class of torch optimizers, such as torch.optim.SGD, not {shown(base)}")
+    return base([dict(group) for group in groups], **options)
+
+
+def unscale_(optimizer: Optimizer) -> bool:
+    """Whether gradients are finite; divides them by the scale of a GradScaler that left that to the optimizer."""
+    found_inf, scale = getattr(optimizer, "found_inf", None), getattr(optimizer, "grad_scale", None)
+    if found_inf is None:
+        return True
+    if found_inf.item():
+        return False
+    if scale is not None:
+        gradients = [p.grad for p in parameters(optimizer) if p.grad is not None]
+        torch._foreach_div_([g._values() if g.is_sparse else g for g in gradients], scale)
+    return True
 
 
 def parameters(optimizer: Optimizer) -> list[Tensor]:
@@ -108,6 +183,19 @@ def shapes(optimizer: Optimizer) -> list[list[list[int]]]:
 def has_dense_gradient(parameter: Tensor) -> bool:
     """Whether the parameter takes part: frozen ones have no gradient, and sparse ones are left to their optimizer."""
     return parameter.grad is not None and parameter.grad.layout is torch.strided
+
+
+@contextlib.contextmanager
+def gradients_replaced(params: list[Tensor], gradients: dict[Tensor, Tensor]) -> Iterator[None]:
+    """Within the block ``.grad`` of `params` are `gradients`, and None for the others."""
+    saved = [p.grad for p in params]
+    for p in params:
+        p.grad = gradients.get(p)
+    try:
+        yield
+    finally:
+        for p, gradient in zip(params, saved, strict=True):
+            p.grad = gradient
 
 
 def flat_views(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
