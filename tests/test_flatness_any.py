@@ -267,7 +267,8 @@ class Weighs(nn.Module):
         self.layer = nn.Linear(1000, 1000)
 
     def forward(self, x):
-        storages = [t.untyped_storage() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)]
+        tensors = [t for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided]
+        storages = [t.untyped_storage() for t in tensors if t.device.type == "cpu"]
         self.held.append(sum({s._cdata: s.nbytes() for s in storages}.values()))
         return self.layer(x)
 
