@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -23,88 +24,98 @@ from training.protocols import Protocol, Scales
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
 
 
-class Pull(NamedTuple):
-    """Attraction by a part `strength` of the way to `anchors` (R, K, N'), each of the machines of one restart."""
+class Inner(NamedTuple):
+    """What the inner loop of eSGD has besides its machines u': their anchor u, noise for its steps, and their mean μ.
 
-    anchors: torch.Tensor
-    strength: float
+    Shapes (R, 1, K, N'), (R, L, K, N') or None, (R, 1, K, N'); μ is updated in place.
+    """
 
-
-class Kicks(NamedTuple):
-    """Noise of the steps of one outer step, standard normal (R, L, K, N'), and what multiplies it."""
-
-    noise: torch.Tensor
-    amplitude: float
+    anchor: torch.Tensor
+    noise: torch.Tensor | None
+    mean: torch.Tensor
 
 
-def descent(problem: Problem, protocol: Protocol, n_machines: int, generators: list[torch.Generator]):
-    """Choose the form that `problem` is made for, to be used on `n_machines`; `generators` drop their inputs."""
+def descent(
+    problem: Problem, protocol: Protocol, n_restarts: int, generators: list[torch.Generator]
+) -> SpanDescent | InputDescent:
+    """Choose the form that `problem` is made for; `generators`, one a machine, drop inputs."""
     if problem.span is not None:
-        return SpanDescent(problem, protocol, n_machines)
-    return InputDescent(problem, protocol, n_machines, generators)
+        return SpanDescent(problem, protocol)
+    return InputDescent(problem, protocol, n_restarts, generators)
 
 
-def _gain(protocol: Protocol, scales: Scales, eta: float) -> float:
-    """What multiplies the slopes of `descent_slopes_`."""
-    return eta * 4 * scales.beta / math.sqrt(protocol.K) / (protocol.B if protocol.reduction == "mean" else 1)
+def _gain(p: Protocol, scales: Scales) -> float:
+    """What multiplies the slopes of `descent_slopes_` in an update."""
+    eta = p.eta_prime if p.algorithm == "esgd" else p.eta
+    return eta * 4 * scales.beta / math.sqrt(p.K) / (p.B if p.reduction == "mean" else 1)
+
+
+def _amplitude(p: Protocol) -> float:
+    """What multiplies the noise."""
+    return math.sqrt(p.eta_prime) * p.epsilon
 
 
 class SpanDescent:
     """Descent in the coordinates of `training.problem.Span`, where patterns are short and none is gathered."""
 
-    def __init__(self, problem: Problem, protocol: Protocol, n_machines: int):
-        p = self.protocol = protocol
-        self._patterns, self._ends = problem.patterns.numpy(), problem.ends
-        self._h = torch.empty(n_machines, p.K, p.B, dtype=problem.dtype)
-        self._r = torch.empty_like(self._h)
-        self._s = torch.empty(n_machines, 1, p.B, dtype=problem.dtype)
-        self._all = np.arange(len(problem))[None]
-        self._no_anchor = np.empty((0, p.K, problem.patterns.shape[1]), self._patterns.dtype)
+    def __init__(self, problem: Problem, protocol: Protocol):
+        self.protocol, self._ends = protocol, problem.ends
+        self._patterns = problem.patterns.numpy()
+        float_format = np.finfo(self._patterns.dtype)
+        self._pool = ThreadPoolExecutor(torch.get_num_threads())  # which starts no thread before it needs it
+        self._layout = np.array([float_format.nmant, float_format.maxexp - 1], f"i{self._patterns.itemsize}")
+        self._none = np.empty((0, 1, protocol.K, self._patterns.shape[1]), self._patterns.dtype)
 
-    def step(
-        self,
-        u: torch.Tensor,
-        index: torch.Tensor,
-        scales: Scales,
-        eta: float,
-        pull: Pull | None = None,
-        kicks: Kicks | None = None,
-        inner: int = 0,
+    def run(
+        self, u: torch.Tensor, orders: torch.Tensor, scales: Scales, pull: float = 0.0, inner: Inner | None = None
     ) -> None:
-        """``u ← norm(u − η ∇L − pull (u − anchor) + √η' ε kick)`` on one minibatch, in place.
+        """``u ← norm(u − η ∇L − pull (u − anchor) + √η' ε noise)`` on one minibatch after the other, in place.
 
-        Shapes: u (M, K, N'), index (M, B) in rising order.  `inner` counts the kicks.
+        Shapes: u (R, y, K, N'), orders (S, R, y, B) in rising order along B.  The anchor of replicas is their mean; see
+        `Inner` for that of eSGD.
         """
-        batches, weights, exact = index.numpy(), u.numpy(), self._patterns.dtype.type
-        kernels.project(weights, self._patterns, self._ends, batches, self._h.numpy())
-        slopes = descent_slopes_(self._h.mul_(2 * scales.beta), scales.omega, self._r, self._s).numpy()
-        kernels.advance(
-            weights,
-            self._patterns,
-            self._ends,
-            batches,
-            slopes,
-            exact(_gain(self.protocol, scales, eta)),
-            exact(0 if pull is None else pull.strength),
-            self._no_anchor if pull is None else pull.anchors.numpy(),
-            exact(0 if kicks is None else kicks.amplitude),
-            self._no_anchor[None][:0] if kicks is None else kicks.noise.numpy(),
-            inner,
-        )
+        p, exact = self.protocol, self._patterns.dtype.type
+        machines, batches = u.numpy(), orders.numpy()
+        anchors, noise, means = (self._none if x is None else x.numpy() for x in inner or (None, None, None))
+        factors = (2 * scales.beta, 2 * scales.omega / math.sqrt(p.K), _gain(p, scales), _amplitude(p))
+        factors, strength, alpha = tuple(exact(factor) for factor in factors), exact(pull), exact(p.alpha)
+
+        def descend(part: slice) -> None:
+            """Go through the steps of some of the restarts."""
+            kernels.descend(
+                machines[part],
+                self._patterns,
+                self._ends,
+                np.ascontiguousarray(batches[:, part]),
+                factors,
+                strength,
+                anchors[part],
+                noise[part],
+                means[part],
+                alpha,
+                self._layout,
+            )
+
+        threads = min(torch.get_num_threads(), len(u))
+        if threads == 1:
+            descend(slice(None))
+        else:
+            list(self._pool.map(descend, _even_slices(len(u), threads)))
 
     def preactivations(self, u: torch.Tensor) -> torch.Tensor:
         """σh on all patterns, shapes (M, K, N') -> (M, K, P)."""
         h = torch.empty(*u.shape[:2], len(self._patterns), dtype=u.dtype)
-        kernels.project(u.numpy(), self._patterns, self._ends, self._all, h.numpy())
+        kernels.project(u.numpy(), self._patterns, self._ends, h.numpy())
         return h
 
 
 class InputDescent:
     """Descent in the inputs, on any device and with dropout."""
 
-    def __init__(self, problem: Problem, protocol: Protocol, n_machines: int, generators: list[torch.Generator]):
+    def __init__(self, problem: Problem, protocol: Protocol, n_restarts: int, generators: list[torch.Generator]):
         p, (_, n_padded) = protocol, problem.patterns.shape
         self.protocol, self._patterns, self._generators = p, problem.patterns, generators
+        n_machines = n_restarts * p.y
         # Equal chunks, at least two machines in each.
         bytes_each = problem.patterns.element_size() * p.B * n_padded
         n_chunks = min(-(-n_machines * bytes_each // _CHUNK_BYTES[problem.device.type]), n_machines // 2)
@@ -116,33 +127,30 @@ class InputDescent:
         self._r = torch.empty_like(self._z)
         self._s = torch.empty(chunk, 1, p.B, **like)
         self._norm = torch.empty(n_machines, p.K, 1, **like)
+        self._centre = torch.empty(n_restarts, 1, p.K, n_padded, **like)
 
-    def step(
-        self,
-        u: torch.Tensor,
-        index: torch.Tensor,
-        scales: Scales,
-        eta: float,
-        pull: Pull | None = None,
-        kicks: Kicks | None = None,
-        inner: int = 0,
+    def run(
+        self, u: torch.Tensor, orders: torch.Tensor, scales: Scales, pull: float = 0.0, inner: Inner | None = None
     ) -> None:
-        """As `SpanDescent.step`."""
-        keep, gain = 1.0 if pull is None else 1 - pull.strength, _gain(self.protocol, scales, eta)
-        for part in self._chunks:
-            self._descend(part, u[part], index[part], scales, keep, gain)
-        if pull is not None:
-            restarts = u.view(len(pull.anchors), -1, *u.shape[1:])
-            restarts.add_(pull.anchors.unsqueeze(1), alpha=pull.strength)
-        if kicks is not None:
-            u.add_(kicks.noise[:, inner], alpha=kicks.amplitude)
-        norm = torch.linalg.vector_norm(u, dim=-1, keepdim=True, out=self._norm)
-        u.div_(norm.add_(norm, alpha=0.0))  # ∞ + 0 ∞ is NaN: a row that overflowed is no row of zeros
+        """As `SpanDescent.run`."""
+        machines = u.view(-1, *u.shape[2:])
+        for step, index in enumerate(orders.flatten(1, 2)):
+            anchor = None
+            if pull > 0:
+                anchor = torch.mean(u, 1, keepdim=True, out=self._centre) if inner is None else inner.anchor
+            for part in self._chunks:
+                self._descend(part, machines[part], index[part], scales, 1 - pull)
+            if anchor is not None:
+                u.add_(anchor, alpha=pull)
+            if inner is not None and inner.noise is not None:
+                u.add_(inner.noise[:, step : step + 1], alpha=_amplitude(self.protocol))
+            norm = torch.linalg.vector_norm(machines, dim=-1, keepdim=True, out=self._norm)
+            machines.div_(norm.add_(norm, alpha=0.0))  # ∞ + 0 ∞ is NaN: a row that overflowed is no row of zeros
+            if inner is not None:
+                inner.mean.lerp_(u, 1 - self.protocol.alpha)
 
-    def _descend(
-        self, part: slice, u: torch.Tensor, index: torch.Tensor, scales: Scales, keep: float, gain: float
-    ) -> None:
-        """``u ← keep u + gain Σ_μ slope_μ x_μ`` for the machines `part` of the batch, in place."""
+    def _descend(self, part: slice, u: torch.Tensor, index: torch.Tensor, scales: Scales, keep: float) -> None:
+        """``u ← keep u − η ∇L`` for the machines `part` of the batch, in place."""
         machines, n = u, len(u)
         x = self._x[: n * index.shape[1]]
         # Six times faster than patterns[index], which would also allocate.
@@ -153,7 +161,8 @@ class InputDescent:
         if n == 1:
             x, u, n = torch.cat([x, x]), torch.cat([u, u]), 2
         z = torch.bmm(u, x.transpose(1, 2), out=self._z[:n]).mul_(2 * scales.beta)
-        u.baddbmm_(descent_slopes_(z, scales.omega, self._r[:n], self._s[:n]), x, beta=keep, alpha=gain)
+        slopes = descent_slopes_(z, scales.omega, self._r[:n], self._s[:n])
+        u.baddbmm_(slopes, x, beta=keep, alpha=_gain(self.protocol, scales))
         if u is not machines:
             machines.copy_(u[:1])
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from training import randomness
-from training.descent import Kicks, Pull, descent
+from training.descent import Inner, descent
 from training.loss import pattern_loss, stability
 from training.problem import Problem
 from training.protocols import Protocol, Scales
@@ -20,9 +20,9 @@ def normalize_rows_(u: torch.Tensor) -> torch.Tensor:
     return u.div_(torch.linalg.vector_norm(u, dim=-1, keepdim=True))
 
 
-def squared_distance(u: torch.Tensor, anchor: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+def squared_distance(u: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
     """``Σ_ki (u_ki − anchor_ki)²`` averaged over replicas: shapes (R, y, K, N), (R, 1, K, N) -> (R,)."""
-    return torch.sub(u, anchor, out=scratch).square_().sum((2, 3)).mean(1)
+    return (u - anchor).square_().sum((2, 3)).mean(1)
 
 
 class Ensemble:
@@ -52,10 +52,8 @@ class Ensemble:
         n_machines = len(self.restarts) * protocol.y
         random = protocol.epsilon or protocol.dropout
         self._generators = [torch.Generator(u.device) for _ in range(n_machines)] if random else []
-        self._descent = descent(problem, protocol, n_machines, self._generators)
-        self._scratch = torch.empty_like(self.u)
-        self._centre = torch.empty_like(self.u[:, :1])
-        self._noise = self._centre.repeat(1, protocol.L, 1, 1) if protocol.epsilon else None
+        self._descent = descent(problem, protocol, len(self.restarts), self._generators)
+        self._noise = u.new_empty(len(u), protocol.L, *u.shape[2:]) if protocol.epsilon else None
 
     @classmethod
     def start(cls, protocol: Protocol, problem: Problem, restarts: list[int], seed: int) -> Ensemble:
@@ -122,7 +120,7 @@ class Ensemble:
             )
 
     def _orders(self, epoch: int) -> torch.Tensor:
-        """Indices (steps, machines, B) of the minibatches of every step of the epoch, in rising order."""
+        """Indices (steps, R, y, B) of the minibatches of every step of the epoch, in rising order."""
         p = self.protocol
         orders = [
             randomness.minibatch_orders(
@@ -130,41 +128,28 @@ class Ensemble:
             )
             for restart in self.restarts
         ]
-        return torch.from_numpy(np.sort(np.concatenate(orders, axis=1))).to(self.u.device)
+        return torch.from_numpy(np.sort(np.stack(orders, axis=1))).to(self.u.device)
 
     def _sgd_epoch(self, orders: torch.Tensor, scales: Scales, pull: float = 0.0) -> None:
         """SGD, and rSGD (Algorithm 2): replicas attracted by their mean."""
-        p = self.protocol
-        machines = self.u.view(-1, *self.u.shape[2:])
-        for index in orders:
-            attraction = Pull(self._mean_replica().squeeze(1), pull) if p.algorithm == "rsgd" else None
-            self._descent.step(machines, index, scales, p.eta, attraction)
-        if p.algorithm == "rsgd":
-            self.distance = squared_distance(self.u, self._mean_replica(), self._scratch)
-
-    def _mean_replica(self) -> torch.Tensor:
-        """ū, shape (R, 1, K, N'), in a buffer that the next call overwrites."""
-        return torch.mean(self.u, 1, keepdim=True, out=self._centre)
+        self._descent.run(self.u, orders, scales, pull)
+        if self.protocol.algorithm == "rsgd":
+            self.distance = squared_distance(self.u, self.u.mean(1, keepdim=True))
 
     def _esgd_epoch(self, orders: torch.Tensor, scales: Scales, pull: float, outer_step: float) -> None:
         """Entropy-SGD (Algorithm 1): as many outer steps as there are minibatches in one pass through the patterns."""
-        p = self.protocol
-        attraction = Pull(self.u.squeeze(1), pull)
-        for indices in orders.split(p.L):
-            kicks = self._draw_kicks()
-            u, mean = self.u.clone(), self.u.clone()
-            for inner, index in enumerate(indices):
-                self._descent.step(u.squeeze(1), index, scales, p.eta_prime, attraction, kicks, inner)
-                mean.lerp_(u, 1 - p.alpha)
+        for minibatches in orders.split(self.protocol.L):
+            mean = self.u.clone()
+            self._descent.run(self.u.clone(), minibatches, scales, pull, Inner(self.u, self._draw_noise(), mean))
             self.u.mul_(1 - outer_step).add_(mean, alpha=outer_step)
             normalize_rows_(self.u)
-            self.distance = squared_distance(self.u, mean, self._scratch)
+            self.distance = squared_distance(self.u, mean)
 
-    def _draw_kicks(self) -> Kicks | None:
+    def _draw_noise(self) -> torch.Tensor | None:
         """Normal numbers for the L inner steps of one outer step, zero in the padding."""
         if self._noise is None:
             return None
         for noise, generator in zip(self._noise, self._generators, strict=True):
             noise.normal_(generator=generator)
         self._noise[..., self.problem.n_inputs :] = 0
-        return Kicks(self._noise, math.sqrt(self.protocol.eta_prime) * self.protocol.epsilon)
+        return self._noise
