@@ -117,8 +117,8 @@ class Ensemble:
         if lost.any():
             which = ", ".join(str(r) for r, bad in zip(self.restarts, lost.tolist(), strict=True) if bad)
             raise ValueError(
-                f"patterns, rates or noise are too large: in epoch {epoch + 1} of {p.name}, weights of restart {which} leave the "
-                f"range of {str(self.u.dtype).removeprefix('torch.')}: rescale the patterns, or lower the others"
+                f"patterns, rates or noise are too large: in epoch {epoch + 1} of {p.name}, weights of restart {which} "
+                f"leave the range of {str(self.u.dtype).removeprefix('torch.')}: rescale or lower them"
             )
 
     def orders(self, epoch: int) -> torch.Tensor:
