@@ -34,9 +34,10 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("n_inputs", [21, 81])  # in the inputs and in the span of the patterns
 @pytest.mark.parametrize("name", ["sgd-fast", "rsgd-fast", "esgd"])
-def test_a_resumed_run_ends_with_the_same_bits(name, tmp_path):
-    patterns, labels = toy()
+def test_a_resumed_run_ends_with_the_same_bits(name, n_inputs, tmp_path):
+    patterns, labels = toy(n_inputs=n_inputs)
     changes = {"sgd-fast": {"max_epochs": 400, "eta": 5e-3}, "rsgd-fast": {"y": 2}, "esgd": {"epsilon": 0.01}}[name]
     protocol = small(name, **changes)
     undisturbed = train(protocol, patterns, labels, restarts=3)
