@@ -278,10 +278,10 @@ def test_a_restart_ends_before_its_pull_passes_1(name):
 
 
 @pytest.mark.parametrize("K", [1, 3, 5])
-@pytest.mark.parametrize("n_inputs", [50, 70])
+@pytest.mark.parametrize("n_inputs", [50, 70])  # fewer and more than patterns
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_a_restart_has_the_same_bits_in_any_company(name, n_inputs, K):
-    patterns, labels = toy(n_inputs=n_inputs)  # the span serves where these are at least 60
+    patterns, labels = toy(n_inputs=n_inputs)
     protocol = small(name, K=K, y=3 if name.startswith("rsgd") else 1, dropout=0.1 if name == "sgd-slow" else 0.0)
     protocol = dataclasses.replace(protocol, stop="mean-loss", tolerance=1e-12)  # none stops before the cap
     together = train(protocol, patterns, labels, restarts=7)

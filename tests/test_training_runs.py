@@ -34,7 +34,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("n_inputs", [21, 81])  # in the inputs and in the span of the patterns
+@pytest.mark.parametrize("n_inputs", [21, 81])  # fewer and more than patterns
 @pytest.mark.parametrize("name", ["sgd-fast", "rsgd-fast", "esgd"])
 def test_a_resumed_run_ends_with_the_same_bits(name, n_inputs, tmp_path):
     patterns, labels = toy(n_inputs=n_inputs)

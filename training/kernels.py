@@ -1,7 +1,7 @@
 """Compiled products of weights with patterns that end in zeros, machine by machine: none sees another's numbers.
 
 Arrays, all in one precision: weights (..., K, N'), patterns x (P, N') with zeros from ``ends`` (P,) on, which grow
-along P and are multiples of 16, minibatches (..., B) in rising order.  Four patterns and three units at a time: twelve
+along P and are multiples of 8, minibatches (..., B) in rising order.  Four patterns and three units at a time: twelve
 sums are what the registers hold.
 """
 

@@ -130,7 +130,7 @@ def train(
     torch_device = check_device(device)
     if threads is None:
         threads = 1 if len(restarts) * protocol.y < 8 else torch.get_num_threads()
-    in_span = span_serves(protocol, patterns.shape, torch_device)
+    in_span = span_serves(protocol, torch_device)
     problem = Problem(patterns, labels, torch_device, span=in_span, threads=threads)
     configuration = {
         "protocol": dataclasses.asdict(protocol),
