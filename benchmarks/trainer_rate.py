@@ -16,7 +16,8 @@ import itertools
 import math
 
 from training import randomness  # before torch: it settles how torch's threads wait
-from training.ensemble import Ensemble, Problem
+from training.ensemble import Ensemble
+from training.problem import Problem
 from training.protocols import PROTOCOLS, Protocol
 from training.trainer import train
 

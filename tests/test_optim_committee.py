@@ -9,7 +9,8 @@ import torch
 from bpflat.optim import EntropySGD, ReplicatedSGD
 from tests.toy_training import small, toy
 from training import randomness
-from training.ensemble import Ensemble, Problem
+from training.ensemble import Ensemble
+from training.problem import Problem
 
 SEED, RESTART = 3, 0
 
@@ -55,7 +56,7 @@ def trajectories(protocol, machines, optimizer):
                 machine.loss(x[index], sigma[index], scales).backward()
             optimizer.step()
         yield (
-            ensemble.weights()[0, ..., : patterns.shape[1]].numpy(),
+            ensemble.weights()[0, ..., : patterns.shape[1]],
             np.array([m.u.detach().numpy() for m in machines]),
         )
 

@@ -12,8 +12,9 @@ from bpflat import committee
 from tests import naive_training as naive
 from tests.toy_training import small, toy
 from training import randomness
-from training.ensemble import Ensemble, Problem, normalize_rows_
+from training.ensemble import Ensemble, normalize_rows_
 from training.loss import descent_slopes_, pattern_loss, stability
+from training.problem import Problem
 from training.protocols import PROTOCOLS
 from training.results import CAPPED, OVERSHOT, STOPPED
 from training.trainer import train
@@ -68,23 +69,27 @@ def test_slopes_keep_their_precision_in_the_tail_and_never_become_denormal():
 # one step against the plain twin
 
 
-def one_epoch(protocol, patterns, labels, seed=3):
-    """Weights (y, K, N) float64 before and after one epoch of restart 0, the minibatches, and the distance."""
-    ensemble = Ensemble.start(protocol, Problem(patterns, labels, CPU), [0, 1], seed)
-    before = ensemble.weights()[0, ..., : patterns.shape[1]].double().numpy()
+FORMS = pytest.mark.parametrize("span", [False, True], ids=["inputs", "span"])
+
+
+def one_epoch(protocol, patterns, labels, span, seed=3):
+    """Weights (y, K, N) float64 before and after one epoch of restart 0, the minibatches, and the ensemble."""
+    ensemble = Ensemble.start(protocol, Problem(patterns, labels, CPU, span=span), [0, 1], seed)
+    before = ensemble.weights()[0].astype(float)
     ensemble.run_epoch(0)
-    after = ensemble.weights()[0, ..., : patterns.shape[1]].double().numpy()
+    after = ensemble.weights()[0].astype(float)
     orders = randomness.minibatch_orders(
         seed, 0, 0, y=protocol.y, passes=protocol.L, n_patterns=len(patterns), batch=protocol.B
     )
     return before, after, orders, ensemble
 
 
+@FORMS
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_sgd_epoch_matches_the_twin(reduction):
-    patterns, labels = toy()
+def test_sgd_epoch_matches_the_twin(reduction, span):
+    patterns, labels = toy(n_inputs=81 if span else 21)
     protocol = small("sgd-fast", eta=0.05, reduction=reduction)
-    before, after, orders, _ = one_epoch(protocol, patterns, labels)
+    before, after, orders, _ = one_epoch(protocol, patterns, labels, span)
     u, eta = before[0], protocol.eta / (20 if reduction == "mean" else 1)
     assert len(orders) == 3
     for index in orders[:, 0]:
@@ -93,37 +98,40 @@ def test_sgd_epoch_matches_the_twin(reduction):
     assert np.abs(after[0] - before[0]).max() > 1e-3
 
 
+@FORMS
 @pytest.mark.parametrize("start", ["independent", "equal"])
 @pytest.mark.parametrize("pull", ["gamma", "eta gamma", "eta B gamma"])
-def test_rsgd_epoch_matches_the_twin(pull, start):
-    patterns, labels = toy()
+def test_rsgd_epoch_matches_the_twin(pull, start, span):
+    patterns, labels = toy(n_inputs=81 if span else 21)
     protocol = small("rsgd-fast", y=4, eta=0.02, gamma0=0.3, pull=pull, start=start)
-    u, after, orders, ensemble = one_epoch(protocol, patterns, labels)
+    u, after, orders, ensemble = one_epoch(protocol, patterns, labels, span)
     equal = np.ptp(u, axis=0).max() == 0
     assert equal == (start == "equal")
-    assert np.array_equal(u[0], randomness.initial_weights(3, 0, (4, 3, 21))[0])  # the first of the independent ones
+    first = randomness.initial_weights(3, 0, (4, 3, patterns.shape[1]))[0]  # of the independent ones
+    assert u[0] == pytest.approx(first, abs=1e-7 if span else 0)
     for index in orders:
         strength = naive.product(pull, eta=0.02, batch=20, gamma=0.3)
         u = naive.rsgd_step(u, patterns[index], labels[index], 0.02, strength, 1.0, 0.5)
     assert after == pytest.approx(u, abs=2e-6)
     distance = ((u - u.mean(axis=0)) ** 2).sum(axis=(1, 2)).mean()
     assert ensemble.distances()[0] == pytest.approx(distance, rel=1e-4)
-    centre = ensemble.solution()[0, :, :21].double().numpy()
-    assert centre == pytest.approx(naive.norm(u.mean(axis=0)), abs=2e-6)
+    assert ensemble.solutions([0])[0] == pytest.approx(naive.norm(u.mean(axis=0)), abs=2e-6)
 
 
+@FORMS
 @pytest.mark.parametrize("pull", ["gamma", "eta gamma", "eta B gamma"])
 @pytest.mark.parametrize("outer_step", ["eta", "eta gamma", "eta B gamma"])
-def test_esgd_epoch_matches_the_twin(pull, outer_step):
-    patterns, labels = toy()
+def test_esgd_epoch_matches_the_twin(pull, outer_step, span):
+    patterns, labels = toy(n_inputs=81 if span else 21)
     rates = {"eta": 0.05, "eta_prime": 0.03, "gamma0": 0.4}
     protocol = small("esgd", L=4, epsilon=0.01, pull=pull, outer_step=outer_step, **rates)
-    before, after, orders, ensemble = one_epoch(protocol, patterns, labels)
+    before, after, orders, ensemble = one_epoch(protocol, patterns, labels, span)
     generator = torch.Generator().manual_seed(randomness.device_seed(3, 0, 0, 0))
     u = before[0]
     assert orders.shape == (4 * 3, 1, 20)
     for indices in orders[:, 0].reshape(3, 4, 20):
-        noise = torch.empty(4, 3, 32).normal_(generator=generator)[..., :21].double().numpy()
+        noise = torch.empty(4, 3, 96 if span else 32).normal_(generator=generator)[..., : patterns.shape[1]].double()
+        noise = (ensemble.problem.span.weights(noise) if span else noise).numpy()  # in the coordinates of the weights
         u, mean = naive.esgd_step(
             u,
             patterns[indices],
@@ -145,7 +153,7 @@ def test_dropout_drops_whole_inputs_and_rescales_the_rest():
     patterns, labels = toy(n_inputs=200)
     ensemble = Ensemble.start(small("sgd-fast", dropout=0.3), Problem(patterns, labels, CPU), [0, 1], 0)
     ensemble.run_epoch(0)
-    x = ensemble._x.view(2, 20, -1)[..., :200]
+    x = ensemble._descent._x.view(2, 20, -1)[..., :200]
     kept = x != 0
     assert 0.6 < kept.float().mean() < 0.8
     assert torch.allclose(x[kept].abs(), torch.tensor(1 / 0.7))
@@ -230,12 +238,13 @@ def test_esgd_stops_when_u_and_mean_have_met():
     assert np.all(result.distance < 1e-8)
 
 
-def test_a_tie_is_an_error_or_not_as_in_predict():
+@FORMS
+def test_a_tie_is_an_error_or_not_as_in_predict(span):
     """Hidden signs of 0 are +1 for the trainer, too, whatever the label."""
-    patterns, labels = toy(40)
+    patterns, labels = toy(40, 81 if span else 21)
     patterns[:2], labels[:2] = 0, (-1, 1)  # every pre-activation of these is 0
-    ensemble = Ensemble.start(small("sgd-fast"), Problem(patterns, labels, CPU), [0, 1, 2], 0)
-    weights = ensemble.weights()[:, 0, :, :21].numpy()
+    ensemble = Ensemble.start(small("sgd-fast"), Problem(patterns, labels, CPU, span=span), [0, 1, 2], 0)
+    weights = ensemble.weights()[:, 0]
     assert np.array_equal(ensemble.errors(), 40 * committee.error(weights, patterns, labels))
     result = train(small("sgd-fast", eta=5e-3, max_epochs=300), patterns, labels)
     assert result.train_error[0] > 0 and result.status[0] == CAPPED
@@ -268,10 +277,12 @@ def test_a_restart_ends_before_its_pull_passes_1(name):
 # independence of neighbours
 
 
+@pytest.mark.parametrize("K", [1, 3, 5])
+@pytest.mark.parametrize("n_inputs", [50, 70])
 @pytest.mark.parametrize("name", list(PROTOCOLS))
-def test_a_restart_has_the_same_bits_in_any_company(name):
-    patterns, labels = toy(n_inputs=50)
-    protocol = small(name, y=3 if name.startswith("rsgd") else 1, dropout=0.1 if name == "sgd-slow" else 0.0)
+def test_a_restart_has_the_same_bits_in_any_company(name, n_inputs, K):
+    patterns, labels = toy(n_inputs=n_inputs)  # the span serves where these are at least 60
+    protocol = small(name, K=K, y=3 if name.startswith("rsgd") else 1, dropout=0.1 if name == "sgd-slow" else 0.0)
     protocol = dataclasses.replace(protocol, stop="mean-loss", tolerance=1e-12)  # none stops before the cap
     together = train(protocol, patterns, labels, restarts=7)
     for chosen in ([5], [2, 5], [0, 3, 5]):

@@ -14,6 +14,8 @@ from bpflat.storage import load_npz, save_npz
 from training.protocols import current_fields
 
 KIND = "training-checkpoint"
+# Coordinates that agree so far hold the same weights to rounding; those of dependent patterns may not agree at all.
+_SAME_PROBE = 1e-6
 _ENDED = ("ended_restarts", "ended_weights", "ended_epochs", "ended_status", "ended_distance")
 
 
@@ -38,7 +40,9 @@ class Checkpoint:
     restarts : list of int
         Running restarts.
     u : ndarray of float32, shape (R, y, K, N')
-        Their weights.
+        Their weights, in the coordinates of `training.problem.Problem`.
+    probe : ndarray of float64
+        Which these are, see `Problem.probe`.
     ended : dict
         `Ended` of each restart that does not run any more.
     """
@@ -46,6 +50,7 @@ class Checkpoint:
     epoch: int
     restarts: list[int]
     u: NDArray[np.float32]
+    probe: NDArray[np.float64]
     ended: dict[int, Ended]
 
 
@@ -59,6 +64,7 @@ def save_checkpoint(path: str | os.PathLike, configuration: dict, state: Checkpo
         epoch=state.epoch,
         restarts=np.array(state.restarts, dtype=np.int64),
         u=state.u,
+        probe=state.probe,
         ended_restarts=np.array(list(state.ended), dtype=np.int64),
         ended_weights=np.array([e.weights for e in ended], dtype=np.float32),
         ended_epochs=np.array([e.epochs for e in ended], dtype=np.int64),
@@ -67,13 +73,15 @@ def save_checkpoint(path: str | os.PathLike, configuration: dict, state: Checkpo
     )
 
 
-def load_checkpoint(path: str | os.PathLike, configuration: dict) -> Checkpoint | None:
+def load_checkpoint(path: str | os.PathLike, configuration: dict, probe: NDArray) -> Checkpoint | None:
     """State saved at `path` by a run of the same `configuration`; None when there is none.
+
+    Its weights are in the coordinates that `probe` tells, or, as in the first release, in those of the inputs.
 
     Raises
     ------
     ValueError
-        When the file is damaged or belongs to a run of another configuration.
+        When the file is damaged, belongs to a run of another configuration, or holds weights in other coordinates.
     """
     if not Path(path).exists():
         return None
@@ -86,7 +94,13 @@ def load_checkpoint(path: str | os.PathLike, configuration: dict) -> Checkpoint 
         int(restart): Ended(weights, int(epochs), str(status), float(distance))
         for restart, weights, epochs, status, distance in zip(*columns, strict=True)
     }
-    return Checkpoint(int(saved["epoch"]), saved["restarts"].tolist(), saved["u"], ended)
+    stored = saved.get("probe", np.empty(0))
+    if len(stored) and not (stored.shape == probe.shape and np.allclose(stored, probe, atol=_SAME_PROBE)):
+        raise ValueError(
+            f"{path} holds weights in other coordinates than those of this machine, or of this version of torch: "
+            "go on where it was made, or delete that file"
+        )
+    return Checkpoint(int(saved["epoch"]), saved["restarts"].tolist(), saved["u"], stored, ended)
 
 
 def require_same(path: str | os.PathLike, found: dict, wanted: dict) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from bpflat import committee
 from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar
 from training.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
-from training.ensemble import Ensemble, Problem
+from training.ensemble import Ensemble
 from training.loss import pattern_loss, stability
+from training.problem import Problem, span_serves, torch_threads
 from training.protocols import Protocol, Scales
 from training.results import CAPPED, OVERSHOT, STOPPED, TrainedMinima, git_revision, library_versions
 
@@ -128,7 +128,7 @@ def train(
         raise ValueError(f"progress must be a function of an EpochReport, or None; got {progress!r}")
     data = _check_provenance(data)
     torch_device = check_device(device)
-    problem = Problem(patterns, labels, torch_device)
+    problem = Problem(patterns, labels, torch_device, span=span_serves(protocol, patterns.shape, torch_device))
     configuration = {
         "protocol": dataclasses.asdict(protocol),
         "restarts": restarts,
@@ -136,28 +136,18 @@ def train(
         "device": torch_device.type,
         "patterns": _digest(patterns, labels),
     }
-    state = load_checkpoint(checkpoint, configuration) if checkpoint is not None else None
+    state = load_checkpoint(checkpoint, configuration, problem.probe) if checkpoint is not None else None
 
     def save(epoch: int, ensemble: Ensemble, ended: dict[int, Ended]) -> None:
         if checkpoint is not None:
-            weights = ensemble.weights().cpu().numpy()
-            save_checkpoint(checkpoint, configuration, Checkpoint(epoch, ensemble.restarts, weights, ended))
+            state = Checkpoint(epoch, ensemble.restarts, ensemble.u.cpu().numpy(), problem.probe, ended)
+            save_checkpoint(checkpoint, configuration, state)
 
     if threads is None:
         threads = 1 if len(restarts) * protocol.y < 8 else torch.get_num_threads()
-    with torch.no_grad(), _torch_threads(threads):
+    with torch.no_grad(), torch_threads(threads):
         ended = _run(protocol, problem, restarts, seed, state, save, checkpoint_every, progress)
     return _result(protocol, patterns, labels, seed, str(device), ended, test, data)
-
-
-@contextlib.contextmanager
-def _torch_threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run(
@@ -176,8 +166,7 @@ def _run(
         ensemble = Ensemble.start(protocol, problem, restarts, seed)
     else:
         epoch, ended = state.epoch, dict(state.ended)
-        u = torch.from_numpy(state.u).to(problem.patterns.device)
-        ensemble = Ensemble(protocol, problem, state.restarts, u, seed)
+        ensemble = Ensemble(protocol, problem, state.restarts, problem.taken_up(state.u, state.probe), seed)
     saved_at = -math.inf  # save after the first epoch: a folder that cannot be written shows at once
     while ensemble.restarts:
         ensemble.run_epoch(epoch)
@@ -210,11 +199,10 @@ def _stopped(ensemble: Ensemble, epoch: int) -> NDArray[np.bool_]:
 
 
 def _end(ensemble: Ensemble, epoch: int, status: NDArray, leaving: NDArray) -> dict[int, Ended]:
-    weights = ensemble.solution()[..., : ensemble.problem.n_inputs].cpu().numpy()
-    distances = ensemble.distances()
+    distances, ended = ensemble.distances(), np.flatnonzero(leaving)
     return {
-        ensemble.restarts[i]: Ended(weights[i].copy(), epoch, str(status[i]), float(distances[i]))
-        for i in np.flatnonzero(leaving)
+        ensemble.restarts[i]: Ended(weights, epoch, str(status[i]), float(distances[i]))
+        for i, weights in zip(ended, ensemble.solutions(ended), strict=True)
     }
 
 
