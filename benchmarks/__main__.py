@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-NAMES = ("sweep", "phi_curve", "trainer_rate", "ep", "batch", "mcmc", "optim", "flatness")
+NAMES = ("sweep", "phi_curve", "trainer_rate", "ep", "batch", "mcmc", "optim", "flatness", "deep")
 
 
 def main(names: list[str]) -> int:

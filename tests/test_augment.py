@@ -330,3 +330,30 @@ def test_all_of_it_in_one_call():
     assert torch.equal(Augmentation().plain(images, mean, std), (images.float() - 100) / 50)
     nothing = Augmentation(flip=False)(images, mean, std, np.random.default_rng(0))
     assert torch.equal(nothing, (images.float() - 100) / 50)
+
+
+@pytest.mark.parametrize("interpolation, size", [("bicubic", 224), ("bilinear", 224), ("bicubic", 20)])
+def test_sizes_are_made_as_pillow_does(interpolation, size):
+    image_module = pytest.importorskip("PIL.Image")
+    images = pictures(3)
+    ours = resize(images, size, interpolation)
+    filters = {"bicubic": image_module.Resampling.BICUBIC, "bilinear": image_module.Resampling.BILINEAR}
+    for image, one in zip(images, ours, strict=True):
+        picture = image_module.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        theirs = torch.from_numpy(np.array(picture.resize((size, size), filters[interpolation]))).permute(2, 0, 1)
+        difference = (one.int() - theirs.int()).abs()  # Pillow rounds between rows and columns, too
+        assert difference.max() <= 2 and difference.double().mean() < 0.2
+    assert torch.equal(resize(images, 32, interpolation), images)
+
+
+def test_sub_policies_first_or_last():
+    """Inverted before the crop, its padding is black; after it, white."""
+    images = torch.full((40, 3, 8, 8), 255, dtype=torch.uint8)
+    invert = ((Step("Invert", 1.0, (0.0, 0.0)),),)
+    for policy_last, expected in ((False, {0}), (True, {0, 255})):
+        augmentation = Augmentation(policy=invert, padding=2, policy_last=policy_last)
+        out = augmentation(images, torch.zeros(3, 1, 1), torch.ones(3, 1, 1), np.random.default_rng(0))
+        assert set(out.unique().tolist()) == expected
+    bicubic = Augmentation(size=16, interpolation="bicubic")
+    plain = bicubic.plain(pictures(2, 8), torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    assert torch.equal(plain, resize(pictures(2, 8), 16, "bicubic").float())

@@ -112,7 +112,7 @@ def test_a_gamma_that_gets_too_large_is_refused_before_the_training(data, tmp_pa
         short(recipe, tmp_path, data)
     with pytest.raises(ValueError, match="take a smaller gamma0 or gamma_growth"):  # known at the first step
         short(toy("rsgd", gamma_growth=1e6), tmp_path, data)
-    for changes in ({"coupling": "decoupled"}, {"optimizer": "rmsprop"}):
+    for changes in ({"coupling": "decoupled"}, {"optimizer": "rmsprop-tf"}):
         state = State(dataclasses.replace(recipe, **changes), range(3), [], None, 1.0)
         require_stable_attraction(state)
 
@@ -131,8 +131,8 @@ def test_the_convention_of_gamma_doubles_what_is_printed(data):
 def test_growth_of_esgd_as_printed_is_per_outer_step():
     small = with_printed_growth(find_recipe("smallconvnet-cifar10", "esgd"))
     assert small.steps == 60 * 390 and small.gamma_growth == pytest.approx((1 + 2e-5) ** (60 * 390))
-    deep = with_printed_growth(find_recipe("resnet110-cifar10", "esgd"))
-    assert deep.focusing(0.1)(32) == pytest.approx(0.1 * (1 + 5e-4) ** (32 * 390))
+    dense = with_printed_growth(find_recipe("densenet121-tiny-imagenet", "esgd"))
+    assert dense.focusing(1.0)(40) == pytest.approx((1 + 2e-5) ** (40 * 781))
     with pytest.raises(ValueError, match="prints no γ₁ for resnet18-cifar10-esgd"):
         with_printed_growth(find_recipe("resnet18-cifar10", "esgd"))
 

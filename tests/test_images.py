@@ -167,15 +167,16 @@ def toy_tiny_imagenet(tmp_path, monkeypatch):
         archive.writestr(root + "val/val_annotations.txt", "val_1.JPEG\tn01\t0\t0\t1\t1\nval_0.JPEG\tn02\t0\t0\t1\t1\n")
         archive.writestr(root + "val/images/val_0.JPEG", jpeg((0, 0, 200)))
         archive.writestr(root + "val/images/val_1.JPEG", jpeg((0, 200, 0)))
-    monkeypatch.setitem(module.SOURCES, "tiny-imagenet", Source(2, 8, 6))
+    monkeypatch.setitem(module.SOURCES, "tiny-imagenet", Source(2, 8, 6, is_sorted=True))
     monkeypatch.setattr(module, "TINY_IMAGENET_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     return path
 
 
 def test_tiny_imagenet_from_archive_and_folder(toy_tiny_imagenet, tmp_path):
     data = load_images("tiny-imagenet", tmp_path)
-    assert data.train_labels.tolist() == [0, 0, 1, 1] and data.test_labels.tolist() == [1, 0]
-    colours = data.train_images.float().mean((2, 3)).round()
+    order = np.argsort(np.random.default_rng(0).permutation(4))  # where the draw has put them
+    assert data.train_labels[order].tolist() == [0, 0, 1, 1] and data.test_labels.tolist() == [1, 0]
+    colours = data.train_images[order].float().mean((2, 3)).round()
     np.testing.assert_allclose(colours, [[0, 0, 0], [40, 40, 40], [100, 0, 0], [100, 100, 0]], atol=3)
     assert data.test_images.float().mean((2, 3)).argmax(1).tolist() == [1, 2]
     unpacked = tmp_path / "elsewhere"
@@ -187,6 +188,18 @@ def test_tiny_imagenet_from_archive_and_folder(toy_tiny_imagenet, tmp_path):
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"n01_0.JPEG is no whole image"):
         load_images("tiny-imagenet", unpacked)
+
+
+def test_the_first_images_of_tiny_imagenet_are_of_all_classes(tmp_path):
+    """Published class after class: the first 10,000 would be of 20 of 200 classes."""
+    stored = arrays(n=2000, size=64, classes=200)
+    stored["train_labels"].sort()
+    np.savez(tmp_path / "tiny.npz", **stored)
+    whole = load_images("tiny-imagenet", tmp_path / "tiny.npz")
+    part = load_images("tiny-imagenet", tmp_path / "tiny.npz", n_train=200)
+    assert len(set(whole.train_labels[:200].tolist())) > 100  # 20 in the order of the file
+    assert torch.equal(whole.train_images[:200], part.train_images)
+    assert torch.equal(whole.train_labels[:200], part.train_labels)
 
 
 def test_tiny_imagenet_truncated_or_absent(toy_tiny_imagenet, tmp_path):

@@ -122,7 +122,8 @@ def test_many_epochs_are_drawn_and_some_named(tmp_path, figures):
 def test_note_says_what_was_run(folder):
     text = " ".join(note(load_profiles(folder, None)))
     for part in (
-        "resnet18 on 5,000 training images, augmented, also where δE is measured, 0.1 times the recipe's epochs",
+        "resnet18-imagenet-stem on 5,000 training images, augmented, also where δE is measured",
+        ", 0.1 times the recipe's epochs",
         "SGD: 10 epochs, 3 seeds",
         "rSGD: 10 epochs, 1 seed, γ × 30",
         "eSGD: 30 draws of the noise at each σ, each on 500 images",

@@ -334,21 +334,21 @@ def _fast_step(name: str, probability: float, level: float) -> Step:
 # -- all of it -------------------------------------------------------------------------------------------------------
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Make uint8 images (B, C, H, W) size × size, bilinearly; 0 leaves them as they are."""
+def resize(images: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
+    """Make uint8 images (B, C, H, W) size × size, "bilinear" or "bicubic" as Pillow; 0 leaves them as they are."""
     if not size or images.shape[-2:] == (size, size):
         return images
-    larger = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    larger = F.interpolate(images.float(), (size, size), mode=interpolation, antialias=True)
     return larger.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def resize_whole(images: Tensor, size: int, batch: int = 500) -> Tensor:
+def resize_whole(images: Tensor, size: int, interpolation: str = "bilinear", batch: int = 500) -> Tensor:
     """Make a whole data set size × size as `resize` does, `batch` images at a time."""
     if not size or images.shape[-2:] == (size, size):
         return images
     resized = images.new_empty((*images.shape[:2], size, size))
     for part, target in zip(images.split(batch), resized.split(batch), strict=True):
-        target.copy_(resize(part, size))
+        target.copy_(resize(part, size, interpolation))
     return resized
 
 
@@ -359,7 +359,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a minibatch, in the order of the attributes.
+    """What happens to a minibatch, in the order of the attributes: size, sub-policies, crop, flip, CutOut.
 
     Attributes
     ----------
@@ -373,6 +373,10 @@ class Augmentation:
         Mirror every second image, at random.
     cutout : int
         Size of a square that is set to 0 after the normalisation; 0 for none.
+    interpolation : {"bilinear", "bicubic"}
+        Of the first resizing.
+    policy_last : bool
+        Sub-policies come after crop and flip instead of before them.
     """
 
     size: int = 0
@@ -380,13 +384,17 @@ class Augmentation:
     padding: int = 0
     flip: bool = True
     cutout: int = 0
+    interpolation: str = "bilinear"
+    policy_last: bool = False
 
     def __call__(self, images: Tensor, mean: Tensor, std: Tensor, rng: np.random.Generator) -> Tensor:
         """Uint8 images (B, C, H, W) and their mean and std (C, 1, 1) to float32 (B, C, size, size)."""
-        images = apply_policy(resize(images, self.size), self.policy, rng)
+        first, last = ((), self.policy) if self.policy_last else (self.policy, ())
+        images = apply_policy(resize(images, self.size, self.interpolation), first, rng)
         images = crop(images, self.padding, rng)
         if self.flip:
             images = flip(images, rng)
+        images = apply_policy(images, last, rng)
         return cutout(normalise(images, mean, std), self.cutout, rng)
 
     @property
@@ -396,4 +404,4 @@ class Augmentation:
 
     def plain(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Only what test images undergo too: the size and the normalisation."""
-        return normalise(resize(images, self.size), mean, std)
+        return normalise(resize(images, self.size, self.interpolation), mean, std)

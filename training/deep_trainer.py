@@ -152,6 +152,8 @@ def train(
     evaluate_every: int = 1,
     stop_loss: float | None = None,
     bfloat16: bool = False,
+    compiled: bool = False,
+    cudnn_benchmark: bool = False,
     flatness: FlatnessPlan | None = None,
     after_epoch: Callable[[State], None] = lambda state: None,
 ) -> None:
@@ -172,6 +174,12 @@ def train(
         over these an epoch.
     bfloat16 : bool
         Autocast forward passes of the training to bfloat16; weights, optimizers and evaluation stay in float32.
+    compiled : bool
+        Run the networks of the training through `torch.compile`, not those that are evaluated.  Dropout draws others of
+        its numbers; the rest changes by rounding.
+    cudnn_benchmark : bool
+        Let cuDNN try its algorithms and keep the fastest.  Nothing on a CPU; on a GPU results change by rounding, and
+        from one run to the next.
     flatness : FlatnessPlan, optional
         Measure the local energy of the centre along the way.
     after_epoch : callable
@@ -195,9 +203,11 @@ def train(
     over = is_over()
     if not math.isnan(state.gamma0) or state.recipe.gamma_max:
         require_stable_attraction(state)
+    networks = [torch.compile(model) for model in state.models] if compiled else state.models
     while not over:
         started = time.perf_counter()
-        metrics = _one_epoch(state, images, augmentation, epochs, seed, bfloat16)
+        with _cudnn(cudnn_benchmark):
+            metrics = _one_epoch(state, networks, images, augmentation, epochs, seed, bfloat16)
         seconds = time.perf_counter() - started
         if not math.isfinite(metrics.train_loss):
             raise FloatingPointError(f"the loss became {metrics.train_loss} in epoch {state.epoch + 1}")
@@ -227,10 +237,29 @@ def train(
         after_epoch(state)
 
 
+@contextlib.contextmanager
+def _cudnn(benchmark: bool) -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or benchmark
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def _one_epoch(
-    state: State, images: Images, augmentation: Augmentation, epochs: int, seed: int, bfloat16: bool
+    state: State,
+    networks: list[nn.Module],
+    images: Images,
+    augmentation: Augmentation,
+    epochs: int,
+    seed: int,
+    bfloat16: bool,
 ) -> EpochMetrics:
-    """One epoch; but for the first γ, nothing waits for the device before its end."""
+    """One epoch through `networks`, which are the models or are compiled from them.
+
+    But for the first γ, nothing waits for the device before its end.
+    """
     recipe, optimizer, device = state.recipe, state.optimizer, images.train_images.device
     n_patterns = len(images.train_labels)
     orders = minibatch_orders(
@@ -250,7 +279,7 @@ def _one_epoch(
             group["lr"] = eta
         optimizer.zero_grad()
         losses = []
-        for model, members, rng, own in zip(state.models, minibatches, streams, seeds[step], strict=True):
+        for model, members, rng, own in zip(networks, minibatches, streams, seeds[step], strict=True):
             torch.manual_seed(int(own))  # dropout, ShakeDrop, stochastic depth
             loss, wrong = _forward_backward(model, members, images, augmentation, rng, bfloat16)
             losses.append(loss)

@@ -32,19 +32,21 @@ TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # as public loaders of t
 class Source:
     """What a data set looks like: classes, images of `size` × `size` pixels with `channels` colours.
 
-    `n_train` are the training images as published; files that are given may have fewer.
+    `n_train` are the training images as published, class after class if `is_sorted`; files that are given may have
+    fewer.
     """
 
     classes: int
     size: int
     n_train: int
     channels: int = 3
+    is_sorted: bool = False
 
 
 SOURCES = {
     "cifar10": Source(10, 32, 50_000),
     "cifar100": Source(100, 32, 50_000),
-    "tiny-imagenet": Source(200, 64, 100_000),
+    "tiny-imagenet": Source(200, 64, 100_000, is_sorted=True),
     "fashion-mnist": Source(10, 28, 60_000, channels=1),
 }
 
@@ -99,7 +101,8 @@ def load_images(
         unpacked cifar-10-batches-py or cifar-100-python, for Tiny ImageNet tiny-imagenet-200.zip or what it unpacks
         to, for Fashion-MNIST the four .gz files.  By default the data are downloaded into `cache_folder`, once.
     n_train : int, optional
-        Draw so many training images; all by default.
+        Draw so many training images; all by default, in the order in which they are published.  Tiny ImageNet's, which
+        are published class after class, come in the order of the draw even so: the first of them are of all classes.
     draw_seed : int
         Of that draw; a smaller one is the beginning of a larger one.
     device : torch.device or str
@@ -125,9 +128,9 @@ def load_images(
         arrays, origin = read_npz(path), str(path)
     check_arrays(arrays, SOURCES[name], origin)
     images, labels = arrays["train_images"], arrays["train_labels"]
-    if n_train is not None:
-        if not 1 <= n_train <= len(images):
-            raise ValueError(f"n_train must be from 1 to {len(images)}, the training images of {origin}; got {n_train}")
+    if n_train is not None and not 1 <= n_train <= len(images):
+        raise ValueError(f"n_train must be from 1 to {len(images)}, the training images of {origin}; got {n_train}")
+    if n_train is not None or SOURCES[name].is_sorted:
         drawn = np.random.default_rng(draw_seed).permutation(len(images))[:n_train]
         images, labels = images[drawn], labels[drawn]
     train_images = _channels_first(images, device)

@@ -1,0 +1,121 @@
+"""Images a second of `training.deep`: ``python -m benchmarks.deep``.
+
+One epoch of SmallConvNet's baseline (Appendix C.1: batch 128, crops and flips, SGD with Nesterov momentum), on noise in
+place of CIFAR-10.  Printed are ratios of the rate of `training.deep` today, evaluation not counted, to that
+
+1. of a plain loop in torch: the network as the paper writes it, memory laid out as torch does by default, the same
+   crops and flips;
+2. of `training.deep` before: this layout and this network in the loop of today;
+
+and the ratio of ``--bfloat16`` to 1, which is far below 1 on processors without instructions for it.  All take turns,
+and do the same steps: same losses.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.timing import median_seconds, verdict
+from training.deep_trainer import State, begin, train
+from training.images import Images, channel_statistics
+from training.randomness import augmentation_stream, minibatch_orders
+from training.recipes import find_recipe
+
+RECIPE = find_recipe("smallconvnet-cifar10", "baseline")
+ORDER = ("conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "flatten", "dense", "relu3", "output")
+
+
+def noise(n_images: int) -> Images:
+    """Uint8 noise with labels, and one test image."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (n_images, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(10, (n_images,), generator=generator)
+    return Images("cifar10", 10, pixels, labels, pixels[:1], labels[:1], *channel_statistics(pixels))
+
+
+def as_printed(model: nn.Module) -> nn.Sequential:
+    """The same weights with ReLU before the maximum, in torch's default layout."""
+    layers = OrderedDict((name, getattr(model, name)) for name in ORDER)
+    return nn.Sequential(layers).to(memory_format=torch.contiguous_format)
+
+
+def now() -> State:
+    """What `training.deep` trains."""
+    return begin(RECIPE, 10, 0, "cpu")
+
+
+def before() -> State:
+    """What it trained before."""
+    state = now()
+    model = as_printed(state.models[0])
+    return State(RECIPE, state.replicas, [model], RECIPE.base_optimizer(model), state.gamma0)
+
+
+def epoch(state: State, images: Images, *, bfloat16: bool = False) -> float:
+    """Train one epoch more; its loss."""
+    train(state, images, RECIPE.augmentation(), epochs=state.epoch + 1, seed=0, bfloat16=bfloat16)
+    return state.curves[-1].train_loss
+
+
+class PlainLoop:
+    """What one writes without a trainer."""
+
+    def __init__(self):
+        self.model, self.epoch = as_printed(now().models[0]), 0
+        self.optimizer = RECIPE.base_optimizer(self.model)
+
+    def __call__(self, images: Images) -> float:
+        """Train one epoch more; its loss."""
+        augmentation, total = RECIPE.augmentation(), 0.0
+        rng = augmentation_stream(0, 0, self.epoch, 0)
+        for members in self._orders(len(images.train_labels)):
+            inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
+            self.optimizer.zero_grad()
+            loss = F.cross_entropy(self.model(inputs), images.train_labels[members])
+            loss.backward()
+            self.optimizer.step()
+            total += loss.item()
+        self.epoch += 1
+        return total / (len(images.train_labels) // RECIPE.batch)
+
+    def _orders(self, n_patterns: int) -> Tensor:
+        orders = minibatch_orders(0, 0, self.epoch, y=1, passes=1, n_patterns=n_patterns, batch=RECIPE.batch)
+        return torch.as_tensor(np.squeeze(orders, 1))
+
+
+def epochs(images: Images) -> list[Callable[[], float]]:
+    """One more epoch of today's training, of the plain loop, of the training before."""
+    today, plain, old = now(), PlainLoop(), before()
+    return [lambda: epoch(today, images), lambda: plain(images), lambda: epoch(old, images)]
+
+
+def losses(n_images: int) -> list[float]:
+    """Loss of the first epoch of each."""
+    return [one() for one in epochs(noise(n_images))]
+
+
+def main(repeats: int = 9) -> None:
+    """Print the ratios."""
+    images = noise(10 * RECIPE.batch)
+    today, plain, old = median_seconds(*epochs(images), repeats=repeats)
+    rate = len(images.train_labels) / today
+    print(f"SmallConvNet, CPU, {torch.get_num_threads()} threads: {rate:.0f} images/s")
+    print(f"training.deep over a plain loop: {plain / today:.3g}")
+    print(verdict("training.deep over itself before", old / today, 1.4))
+    half = now()
+    few = noise(2 * RECIPE.batch)
+    state = now()
+    whole, rounded = median_seconds(
+        lambda: epoch(state, few), lambda: epoch(half, few, bfloat16=True), repeats=3, warmups=1
+    )
+    print(verdict("with bfloat16, over itself before", old / today * whole / rounded, 2))
+
+
+if __name__ == "__main__":
+    main()
