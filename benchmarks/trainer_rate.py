@@ -1,12 +1,14 @@
 """How fast the batched trainer is: ``python -m benchmarks.trainer_rate``.
 
-Two ratios, each printed with what it is a ratio of:
+For the reduced Fashion-MNIST (N = 784, K = 9, P = 500), all with one thread:
 
-1. the trainer's floating-point rate on rSGD with 40 replicas (4 restarts of 10, N = 784, K = 9, P = 500) over the
-   rate of a 2048³ float32 matrix product in the same process.  Only the two products of a step are counted,
-   4 B K N a replica; all of training is timed, with orders of minibatches, stopping rule and evaluation.
-2. its speed over one torch model a replica, with autograd and torch.optim.SGD, in a Python loop; both must reach
-   the same weights after an epoch.
+1. the speed of training in the span of the patterns over training in the inputs, for rSGD with 40 replicas (4
+   restarts of 10) and for eSGD with 4 restarts, noise and all; both must reach the same weights after an epoch;
+2. the floating-point rate of the compiled steps of rSGD over that of a 2048³ float32 matrix product in the same
+   process.  Only the two products of a step are counted, 4 B K (P + 1)/2 a replica; all of a step is timed: slopes,
+   attraction and normalisation, too;
+3. the speed of rSGD over one torch model a replica, with autograd and torch.optim.SGD, in a Python loop; both must
+   reach the same weights after an epoch.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import itertools
 import math
 
 from training import randomness  # before torch: it settles how torch's threads wait
+from training.descent import SpanDescent
 from training.ensemble import Ensemble
-from training.problem import Problem
+from training.problem import Problem, torch_threads
 from training.protocols import PROTOCOLS, Protocol
-from training.trainer import train
 
 # isort: split
 import numpy as np
@@ -29,10 +31,10 @@ from benchmarks.timing import median_seconds, verdict
 from bpflat.datasets import load_reduced_fashion_mnist
 
 RESTARTS = 4
-EPOCHS = 100
 ROUNDS = 7
 TURN = 5  # epochs in a row, so that each side finds its own arrays in the cache
-PROTOCOL = dataclasses.replace(PROTOCOLS["rsgd-fast"], max_epochs=EPOCHS)
+PROTOCOL = PROTOCOLS["rsgd-fast"]
+CPU = torch.device("cpu")
 
 
 class CommitteeMachine(torch.nn.Module):
@@ -81,51 +83,78 @@ class Loop:
         return torch.stack([torch.stack([model.u.detach() for model in restart]) for restart in self.models])
 
 
+def speed_over_inputs(protocol: Protocol, patterns: np.ndarray, labels: np.ndarray, target: float) -> float:
+    """Print and return ratio 1, after checking that both forms do the same."""
+    problems = [Problem(patterns, labels, CPU, span=span) for span in (False, True)]
+    pairs = []
+    for epsilon in sorted({0.0, protocol.epsilon}):  # noise is the same in law only
+        noisy = dataclasses.replace(protocol, epsilon=epsilon)
+        pairs.append([Ensemble.start(noisy, problem, list(range(RESTARTS)), 0) for problem in problems])
+    difference = max_difference(*(epoch_done(ensemble).weights() for ensemble in pairs[0]))
+    epochs = itertools.count(1)
+    inputs, span = median_seconds(
+        *(lambda e=ensemble: [e.run_epoch(next(epochs)) for _ in range(TURN)] for ensemble in pairs[-1]), repeats=ROUNDS
+    )
+    n_steps = TURN * RESTARTS * protocol.y * protocol.L * (len(patterns) // protocol.B)
+    print(
+        f"{protocol.label}, {RESTARTS} restarts, a machine and step: {1e6 * inputs / n_steps:.1f} µs in the inputs, "
+        f"{1e6 * span / n_steps:.1f} µs in the span (largest difference of a weight after an epoch: {difference:.0e})"
+    )
+    print(verdict(f"speed of {protocol.label} in the span over that in the inputs", inputs / span, target))
+    return inputs / span
+
+
+def epoch_done(ensemble: Ensemble) -> Ensemble:
+    """Let `ensemble` do its first epoch."""
+    ensemble.run_epoch(0)
+    return ensemble
+
+
+def max_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference of two arrays of weights, which must be small."""
+    difference = float(np.abs(a - b).max())
+    if not difference < 1e-6:
+        raise AssertionError(f"weights differ by {difference:.1e} after an epoch")
+    return difference
+
+
 def rate_over_matrix_product(patterns: np.ndarray, labels: np.ndarray) -> float:
-    """Print and return ratio 1."""
+    """Print and return ratio 2."""
     a, b, out = torch.rand(2048, 2048), torch.rand(2048, 2048), torch.empty(2048, 2048)
-    n_steps = EPOCHS * (len(patterns) // PROTOCOL.B)
-    training_flops = 4 * PROTOCOL.B * PROTOCOL.K * patterns.shape[1] * RESTARTS * PROTOCOL.y * n_steps
-    product, training = median_seconds(
+    ensemble = Ensemble.start(PROTOCOL, Problem(patterns, labels, CPU, span=True), list(range(RESTARTS)), 0)
+    steps, orders = SpanDescent(ensemble.problem, PROTOCOL), ensemble.orders(0)
+    scales, attractions = PROTOCOL.scales(0), PROTOCOL.attractions(0)
+    product, descent = median_seconds(
         lambda: torch.mm(a, b, out=out),
-        lambda: train(PROTOCOL, patterns, labels, restarts=RESTARTS),
+        lambda: [steps.run(ensemble.u, orders, scales, **attractions) for _ in range(TURN)],
         repeats=ROUNDS,
     )
-    product_rate, training_rate = 2 * 2048**3 / product / 1e9, training_flops / training / 1e9
-    print(f"2048^3 float32 matrix product, {torch.get_num_threads()} threads: {product_rate:.1f} Gflop/s")
-    print(
-        f"rSGD, {RESTARTS} restarts of {PROTOCOL.y} replicas: {training_rate:.1f} Gflop/s, "
-        f"{1e3 * training / EPOCHS:.1f} ms an epoch (all of {EPOCHS} epochs timed)"
-    )
-    print(verdict("rate of the trainer over rate of the product", training_rate / product_rate, 0.3))
-    return training_rate / product_rate
+    flops = TURN * orders.numel() * 4 * PROTOCOL.K * (len(patterns) + 1) / 2
+    product_rate, rate = 2 * 2048**3 / product / 1e9, flops / descent / 1e9
+    print(f"2048^3 float32 matrix product: {product_rate:.1f} Gflop/s; compiled steps: {rate:.1f} Gflop/s")
+    print(verdict("rate of the compiled steps over rate of the product", rate / product_rate, 0.5))
+    return rate / product_rate
 
 
 def speed_over_loop(patterns: np.ndarray, labels: np.ndarray) -> float:
-    """Print and return ratio 2, after checking that both sides do the same."""
-    cpu, chosen = torch.device("cpu"), list(range(RESTARTS))
-    ensemble = Ensemble.start(PROTOCOL, Problem(patterns, labels, cpu), chosen, 0)
+    """Print and return ratio 3, after checking that both sides do the same."""
+    chosen = list(range(RESTARTS))
+    ensemble = Ensemble.start(PROTOCOL, Problem(patterns, labels, CPU, span=True), chosen, 0)
     x, sigma = torch.tensor(patterns, dtype=torch.float32), torch.tensor(labels, dtype=torch.float32)
-    loop = Loop(PROTOCOL, x, sigma, ensemble.weights())
+    loop = Loop(PROTOCOL, x, sigma, torch.from_numpy(ensemble.weights()))
 
     def orders(epoch: int) -> list[torch.Tensor]:
         options = {"y": PROTOCOL.y, "passes": 1, "n_patterns": len(patterns), "batch": PROTOCOL.B}
         return [torch.from_numpy(randomness.minibatch_orders(0, r, epoch, **options)) for r in chosen]
 
-    def batched_epoch(epoch: int) -> None:
-        with torch.no_grad():
-            ensemble.run_epoch(epoch)
-
-    batched_epoch(0)
+    ensemble.run_epoch(0)
     loop.run_epoch(0, orders(0))
-    difference = (ensemble.weights() - loop.weights()).abs().max().item()
-    if not difference < 1e-6:
-        raise AssertionError(f"batch and loop differ by {difference:.1e} after an epoch")
+    difference = max_difference(ensemble.weights(), loop.weights().numpy())
     epoch = itertools.count(1)  # both sides may as well train on: an epoch costs the same all along
 
     def batched_turn() -> None:
         for _ in range(TURN):
-            batched_epoch(next(epoch))
+            ensemble.run_epoch(next(epoch))
 
     def looped_turn() -> None:
         for _ in range(TURN):
@@ -139,10 +168,14 @@ def speed_over_loop(patterns: np.ndarray, labels: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Print both ratios."""
+    """Print all ratios."""
     data = load_reduced_fashion_mnist(500)
-    rate_over_matrix_product(data.train_patterns, data.train_labels)
-    speed_over_loop(data.train_patterns, data.train_labels)
+    patterns, labels = data.train_patterns, data.train_labels
+    with torch_threads(1):
+        speed_over_inputs(PROTOCOL, patterns, labels, target=4)
+        speed_over_inputs(PROTOCOLS["esgd"], patterns, labels, target=2)
+        rate_over_matrix_product(patterns, labels)
+        speed_over_loop(patterns, labels)
 
 
 if __name__ == "__main__":

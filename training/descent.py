@@ -59,10 +59,10 @@ class SpanDescent:
     """Descent in the coordinates of `training.problem.Span`, where patterns are short and none is gathered."""
 
     def __init__(self, problem: Problem, protocol: Protocol):
-        self.protocol, self._ends = protocol, problem.ends
+        self.protocol, self._ends, self._threads = protocol, problem.ends, problem.threads
         self._patterns = problem.patterns.numpy()
         float_format = np.finfo(self._patterns.dtype)
-        self._pool = ThreadPoolExecutor(torch.get_num_threads())  # which starts no thread before it needs it
+        self._pool = ThreadPoolExecutor(self._threads)  # which starts no thread before it needs it
         self._layout = np.array([float_format.nmant, float_format.maxexp - 1], f"i{self._patterns.itemsize}")
         self._none = np.empty((0, 1, protocol.K, self._patterns.shape[1]), self._patterns.dtype)
 
@@ -96,11 +96,8 @@ class SpanDescent:
                 self._layout,
             )
 
-        threads = min(torch.get_num_threads(), len(u))
-        if threads == 1:
-            descend(slice(None))
-        else:
-            list(self._pool.map(descend, _even_slices(len(u), threads)))
+        parts = _even_slices(len(u), min(self._threads, len(u)))
+        list(self._pool.map(descend, parts) if len(parts) > 1 else map(descend, parts))
 
     def preactivations(self, u: torch.Tensor) -> torch.Tensor:
         """σh on all patterns, shapes (M, K, N') -> (M, K, P)."""

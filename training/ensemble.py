@@ -20,9 +20,9 @@ def normalize_rows_(u: torch.Tensor) -> torch.Tensor:
     return u.div_(torch.linalg.vector_norm(u, dim=-1, keepdim=True))
 
 
-def squared_distance(u: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+def squared_distance(u: torch.Tensor, anchor: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """``Σ_ki (u_ki − anchor_ki)²`` averaged over replicas: shapes (R, y, K, N), (R, 1, K, N) -> (R,)."""
-    return (u - anchor).square_().sum((2, 3)).mean(1)
+    return torch.sub(u, anchor, out=scratch).square_().sum((2, 3)).mean(1)
 
 
 class Ensemble:
@@ -53,6 +53,8 @@ class Ensemble:
         random = protocol.epsilon or protocol.dropout
         self._generators = [torch.Generator(u.device) for _ in range(n_machines)] if random else []
         self._descent = descent(problem, protocol, len(self.restarts), self._generators)
+        # Large arrays are cheaper to keep than to ask for at every epoch.
+        self._scratch, self._mean = torch.empty_like(self.u), torch.empty_like(self.u[:, :1])
         self._noise = u.new_empty(len(u), protocol.L, *u.shape[2:]) if protocol.epsilon else None
 
     @classmethod
@@ -110,7 +112,7 @@ class Ensemble:
             restart, replica = divmod(machine, p.y)
             generator.manual_seed(randomness.device_seed(self.seed, self.restarts[restart], epoch, replica))
         train = self._esgd_epoch if p.algorithm == "esgd" else self._sgd_epoch
-        train(self._orders(epoch), p.scales(epoch), **p.attractions(epoch))
+        train(self.orders(epoch), p.scales(epoch), **p.attractions(epoch))
         lost = self.u[..., 0].isnan().flatten(1).any(1)  # a row that overflows is NaN from then on
         if lost.any():
             which = ", ".join(str(r) for r, bad in zip(self.restarts, lost.tolist(), strict=True) if bad)
@@ -119,7 +121,7 @@ class Ensemble:
                 f"the range of {str(self.u.dtype).removeprefix('torch.')}: rescale the patterns, or lower the rates"
             )
 
-    def _orders(self, epoch: int) -> torch.Tensor:
+    def orders(self, epoch: int) -> torch.Tensor:
         """Indices (steps, R, y, B) of the minibatches of every step of the epoch, in rising order."""
         p = self.protocol
         orders = [
@@ -128,22 +130,23 @@ class Ensemble:
             )
             for restart in self.restarts
         ]
-        return torch.from_numpy(np.sort(np.stack(orders, axis=1))).to(self.u.device)
+        return torch.from_numpy(np.sort(np.stack(orders, axis=1).astype(np.int32))).to(self.u.device)
 
     def _sgd_epoch(self, orders: torch.Tensor, scales: Scales, pull: float = 0.0) -> None:
         """SGD, and rSGD (Algorithm 2): replicas attracted by their mean."""
         self._descent.run(self.u, orders, scales, pull)
         if self.protocol.algorithm == "rsgd":
-            self.distance = squared_distance(self.u, self.u.mean(1, keepdim=True))
+            torch.mean(self.u, 1, keepdim=True, out=self._mean)
+            self.distance = squared_distance(self.u, self._mean, self._scratch)
 
     def _esgd_epoch(self, orders: torch.Tensor, scales: Scales, pull: float, outer_step: float) -> None:
         """Entropy-SGD (Algorithm 1): as many outer steps as there are minibatches in one pass through the patterns."""
         for minibatches in orders.split(self.protocol.L):
-            mean = self.u.clone()
-            self._descent.run(self.u.clone(), minibatches, scales, pull, Inner(self.u, self._draw_noise(), mean))
+            u, mean = self._scratch.copy_(self.u), self._mean.copy_(self.u)
+            self._descent.run(u, minibatches, scales, pull, Inner(self.u, self._draw_noise(), mean))
             self.u.mul_(1 - outer_step).add_(mean, alpha=outer_step)
             normalize_rows_(self.u)
-            self.distance = squared_distance(self.u, mean)
+            self.distance = squared_distance(self.u, mean, self._scratch)
 
     def _draw_noise(self) -> torch.Tensor | None:
         """Normal numbers for the L inner steps of one outer step, zero in the padding."""

@@ -45,7 +45,7 @@ def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layo
     two_beta, rate, gain, amplitude = scales
     one = u.dtype.type(1)
     s = np.empty((n_units, orders.shape[-1]), u.dtype)
-    centre = np.empty((n_units, n_inputs), u.dtype)
+    centre, change = np.zeros((n_units, n_inputs), u.dtype), np.empty((n_units, n_inputs), u.dtype)
     for r in range(n_restarts):
         for step in range(len(orders)):
             if pull > 0:
@@ -57,12 +57,11 @@ def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layo
                 w, batch = u[r, a], orders[step, r, a]
                 _project(w, x, ends, batch, s)
                 _turn_into_slopes(s, two_beta, rate, gain, layout)
-                if pull > 0:
-                    _add_scaled(w, one - pull, centre, pull)
+                change[:] = 0  # summed up apart, or the few large coordinates of w would round it away bit by bit
+                _add_patterns(change, x, ends, batch, s)
                 if len(noise) > 0:
-                    _add_scaled(w, one, noise[r, step], amplitude)
-                _add_patterns(w, x, ends, batch, s)
-                _normalize(w)
+                    _add_scaled(change, one, noise[r, step], amplitude)
+                _move(w, pull, centre, change)
             if len(means) > 0:
                 _add_scaled(means[r, 0], alpha, u[r, 0], one - alpha)
 
@@ -237,13 +236,15 @@ def _add_patterns(u, x, ends, batch, s):
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS, error_model="numpy")
-def _normalize(u):
-    """Divide the rows of u (K, N') by their norms."""
-    smallest, zero = u.dtype.type(_SMALLEST), u.dtype.type(0)
+def _move(u, pull, centre, change):
+    """``u ← norm((1 − pull) u + pull centre + change)``, shapes (K, N')."""
+    keep, smallest, zero = u.dtype.type(1) - pull, u.dtype.type(_SMALLEST), u.dtype.type(0)
     for k in range(len(u)):
         squares = zero
         for i in range(u.shape[1]):
-            squares += u[k, i] * u[k, i]
+            moved = keep * u[k, i] + (pull * centre[k, i] + change[k, i])
+            u[k, i] = moved
+            squares += moved * moved
         scale = u.dtype.type(1 / math.sqrt(squares) if squares < np.inf else np.nan)  # 0 times ∞ is NaN, too
         for i in range(u.shape[1]):
             value = scale * u[k, i]

@@ -45,6 +45,8 @@ class Problem:
         Whether weights and patterns are held in the coordinates of `Span`, else in the inputs themselves.
     dtype : torch.dtype
         Of weights and patterns.
+    threads : int
+        Of the compiled kernels, among which restarts are divided.
 
     Attributes
     ----------
@@ -67,11 +69,12 @@ class Problem:
         *,
         span: bool = False,
         dtype: torch.dtype = torch.float32,
+        threads: int = 1,
     ):
         signed = torch.as_tensor(patterns * labels[:, None], dtype=torch.float64)
         n_patterns, self.n_inputs = signed.shape
-        self.device, self.dtype = device, dtype
-        self.span = Span(signed, dtype) if span else None
+        self.device, self.dtype, self.threads = device, dtype, threads
+        self.span = Span(signed) if span else None
         self.patterns = self._padded(self.span.patterns if span else signed)
         lengths = np.minimum(np.arange(n_patterns) + 1 if span else self.n_inputs, self.n_inputs)
         self.ends = -(-np.broadcast_to(lengths, n_patterns) // _ALIGNMENT) * _ALIGNMENT
@@ -130,14 +133,14 @@ class Span:
     Everything here is computed by one thread and the rows of one restart at a time, for the bits.
     """
 
-    def __init__(self, signed: torch.Tensor, dtype: torch.dtype):
+    def __init__(self, signed: torch.Tensor):
         with torch_threads(1):
             reflections, self._factors = torch.geqrf(signed.T.contiguous())
         self._reflections = reflections[:, : len(self._factors)].contiguous()
         patterns = reflections.triu().T
-        # A pattern that depends on those before it leaves a residue of rounding, whose products could be denormal.
-        rounding = torch.finfo(dtype).eps * torch.linalg.vector_norm(patterns, dim=1, keepdim=True)
-        self.patterns = torch.where(patterns.abs() > rounding, patterns, 0.0)
+        # What rounding leaves of the last component of a pattern that depends on those before it is none.
+        residue = signed.shape[1] * torch.finfo(torch.float64).eps * torch.linalg.vector_norm(patterns, dim=1)
+        self.patterns = torch.where(patterns.abs() > residue[:, None], patterns, 0.0)
         self.probe = self.coordinates(torch.cos(torch.arange(signed.shape[1], dtype=torch.float64))).numpy()
 
     def coordinates(self, weights: torch.Tensor) -> torch.Tensor:

@@ -101,8 +101,8 @@ def train(
     progress : callable, optional
         Called with an `EpochReport` after every epoch.
     threads : int, optional
-        Of torch, on the CPU, during this call.  By default one for fewer than 8 machines (restarts times replicas),
-        where more do not pay, else torch's own choice.
+        On the CPU, during this call, of torch or of the compiled kernels.  By default one for fewer than 8 machines
+        (restarts times replicas), where more do not pay, else as many as torch would use.
 
     Returns
     -------
@@ -128,7 +128,10 @@ def train(
         raise ValueError(f"progress must be a function of an EpochReport, or None; got {progress!r}")
     data = _check_provenance(data)
     torch_device = check_device(device)
-    problem = Problem(patterns, labels, torch_device, span=span_serves(protocol, patterns.shape, torch_device))
+    if threads is None:
+        threads = 1 if len(restarts) * protocol.y < 8 else torch.get_num_threads()
+    in_span = span_serves(protocol, patterns.shape, torch_device)
+    problem = Problem(patterns, labels, torch_device, span=in_span, threads=threads)
     configuration = {
         "protocol": dataclasses.asdict(protocol),
         "restarts": restarts,
@@ -143,9 +146,8 @@ def train(
             state = Checkpoint(epoch, ensemble.restarts, ensemble.u.cpu().numpy(), problem.probe, ended)
             save_checkpoint(checkpoint, configuration, state)
 
-    if threads is None:
-        threads = 1 if len(restarts) * protocol.y < 8 else torch.get_num_threads()
-    with torch.no_grad(), torch_threads(threads):
+    # Beside the threads of the compiled kernels, those of torch would only be in the way.
+    with torch.no_grad(), torch_threads(1 if in_span else threads):
         ended = _run(protocol, problem, restarts, seed, state, save, checkpoint_every, progress)
     return _result(protocol, patterns, labels, seed, str(device), ended, test, data)
 
