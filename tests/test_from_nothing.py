@@ -24,6 +24,8 @@ COMMANDS = {
     "fig6": f"--preset paper --results fig6-paper --jobs 1 {SMALL}",
     "estimators": "--minima fig1-paper --results estimators --n-samples 300 --jobs 1",
     "readings": "--default fig1-paper --results readings --restarts 2 --max-epochs 3 --jobs 1",
+    "conventions": "--draws 2 --restarts 2 --n-train 120 --max-epochs 3 --results conventions --runs runs/conventions"
+    " --jobs 1",
     "draws": "--draws 2 --restarts 3 --n-train 100 --max-epochs 20 --results draws --runs runs/draws --jobs 1",
     "table1": f"--run {ROW} --columns baseline --data images.npz --seeds 1 --epochs-scale 0.01 --flatness-every 2"
     " --flatness-samples 3 --flatness-sigmas 0.5 --results table1 --jobs 1",
@@ -47,6 +49,7 @@ PROMISED = {  # what a program says that it writes
     "fig6": "fig6-paper/fig6 pdf png csv md",
     "estimators": "estimators/estimators pdf png csv",
     "readings": "readings/readings md",
+    "conventions": "conventions/conventions csv md",
     "draws": "draws/draws pdf png csv md",
     "table1": "table1/table1 pdf png csv md",
     **{name: f"table1/{name} pdf png csv" for name in ("fig2", "fig3", "fig4", "fig5")},
