@@ -82,8 +82,9 @@ class EntropySGD(Wrapper):
     Notes
     -----
     During the loop the parameters hold w', after every L-th step w.  ``with optimizer.centre():`` puts w there at any
-    time.  Running statistics of BatchNorm are those gathered along w', of minibatches as they were trained on: for a
-    comparison with networks that keep theirs, leave them.  `bpflat.optim.batchnorm_statistics` recomputes them at w.
+    time, and so do `eval` and `train`, for trainers without blocks.  Running statistics of BatchNorm are those gathered
+    along w', of minibatches as they were trained on: for a comparison with networks that keep theirs, leave them.
+    `bpflat.optim.batchnorm_statistics` recomputes them at w.
 
     Gradients: γ (w' − w) is added to ``.grad`` in place; so clipping before the step clips the gradient of the loss
     alone.  A parameter takes part in a loop from its first dense gradient on.  Frozen parameters, and those that get
