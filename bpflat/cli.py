@@ -47,6 +47,8 @@ examples:
   bpflat flatness mymodels:GPT --weights mine.pt --data texts/ --forward mymodels:forward --loss mymodels:token_losses
 """
 
+WEIGHED = {"count": "no more errors than the reference's", "cost": "errors at the cost beta"}  # what Φ is of
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -262,7 +264,8 @@ def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
             return [plain(v) for v in value]
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
-    return {name: plain(value) for name, value in vars(result).items()}
+    derived = {"measure": result.measure} if isinstance(result, LocalEntropyCurve) else {}
+    return {name: plain(value) for name, value in vars(result).items()} | derived
 
 
 def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
@@ -278,7 +281,7 @@ def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
         np.broadcast_to(getattr(result, name), main_array.shape).reshape(-1, main_array.shape[-1]) for name in names
     ]
     widths = [max(12, len(name)) for name in names]
-    title = f"local entropy by {result.method}" if entropy else "local energy"
+    title = f"local entropy by {result.method}, {WEIGHED[result.measure]}" if entropy else "local energy"
     lines = []
     for r, error in enumerate(np.atleast_1d(result.train_error)):
         lines.append(f"{title}, reference {r}, training error {error:.2%}")

@@ -35,6 +35,14 @@ def test_entropy_json(mine, problem, capsys, method):
     assert record["converged"] == [True, True] and record["beta"] == [None, None] and record["method"] == method
 
 
+@pytest.mark.parametrize(("options", "measure"), [([], "count"), (["--beta", "2.0"], "cost")])
+def test_the_output_says_what_is_counted(mine, capsys, options, measure):
+    assert main(["entropy", mine, "--deltas", "0.1", "--json", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["measure"] == measure
+    assert main(["entropy", mine, "--deltas", "0.1", *options]) == 0
+    assert ("at the cost beta" in capsys.readouterr().out) == (measure == "cost")
+
+
 def test_energy_json(mine, problem, capsys):
     assert main(["energy", mine, "--sigmas", "0.1", "1.0", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
