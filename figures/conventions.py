@@ -14,16 +14,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 
 import bpflat
 from bpflat.storage import load_result, save_result
-from figures.experiment import N_TRAIN, add_size_options, sizes_from
+from figures.experiment import N_TRAIN, add_size_options, on_each_draw, sizes_from
 from figures.measures import problem_of
 from figures.panels import save_table, save_text
 from figures.statistics import Interval, mean_interval, paired_difference
@@ -35,7 +35,6 @@ from training.results import STOPPED, TrainedMinima, git_revision
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results") / "conventions"
-SAMPLINGS = ("natural", "balanced")
 STARTS = ("equal", "independent")
 PULLS = {"gamma": "γ", "eta gamma": "ηγ", "eta B gamma": "ηBγ"}
 OUTER_STEPS = {"eta gamma": "ηγ", "eta": "η"}
@@ -156,11 +155,7 @@ def collect(
     OSError
         When a folder cannot be written.
     """
-    keys = [(sampling, draw) for draw in range(n_draws) for sampling in SAMPLINGS]
-    with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=n_jobs)(delayed(_one_draw)(results, runs, names, sizes, *key) for key in keys)
-    by_key = dict(zip(keys, found, strict=True))
-    return {s: [by_key[s, draw] for draw in range(n_draws)] for s in SAMPLINGS}
+    return on_each_draw(partial(_one_draw, results, runs, names, sizes), n_draws, n_jobs)
 
 
 def _one_draw(

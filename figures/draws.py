@@ -14,16 +14,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bpflat.storage import load_result, save_result
-from figures.experiment import N_TRAIN, Preset, add_size_options, sizes_from
+from figures.experiment import N_TRAIN, Preset, add_size_options, on_each_draw, sizes_from
 from figures.fig1 import FIG1
 from figures.measures import measure
 from figures.panels import save_figure, save_table, save_text
@@ -37,7 +37,6 @@ from training.results import git_revision
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results") / "draws"
-SAMPLINGS = ("natural", "balanced")
 PRESET = replace(FIG1.presets["quick"], restarts=2)
 # Each algorithm against the next sharper one, by the local entropies of Fig. 1.
 NEIGHBOURS = (("sgd-slow", "sgd-fast"), ("rsgd-fast", "sgd-slow"), ("rsgd-slow", "rsgd-fast"), ("esgd", "rsgd-slow"))
@@ -110,11 +109,8 @@ def collect(results: Path, runs: Path, n_draws: int, *, preset: Preset = PRESET,
     OSError
         When a folder cannot be written.
     """
-    keys = [(sampling, draw) for draw in range(n_draws) for sampling in SAMPLINGS]
-    with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=n_jobs)(delayed(_one_draw)(results, runs, preset, *key) for key in keys)
-    by_key = dict(zip(keys, found, strict=True))
-    return {s: _stack([by_key[s, draw] for draw in range(n_draws)]) for s in SAMPLINGS}
+    draws = on_each_draw(partial(_one_draw, results, runs, preset), n_draws, n_jobs)
+    return {sampling: _stack(its) for sampling, its in draws.items()}
 
 
 def _one_draw(results: Path, runs: Path, preset: Preset, sampling: str, draw: int) -> Draw:

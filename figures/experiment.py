@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
 
 from figures.measures import Series, measure
 from figures.panels import draw, save_figure, save_table, save_text, table
@@ -22,7 +24,9 @@ from training.protocols import Protocol
 from training.sweep import Training, run_all
 from training.workers import SweepError, tidy
 
+Measured = TypeVar("Measured")
 N_TRAIN = 500  # the paper's training patterns
+SAMPLINGS = ("natural", "balanced")  # of the training patterns
 CHANGES = {"gamma1": "γ₁ = {:g} instead of {:g}", "schedule_speed": "β, ω, γ growing {:g} times as fast"}
 
 
@@ -160,6 +164,15 @@ def collect(
     if all(np.all(one.train_error > 0) for one in minima):
         raise ValueError(f"no restart in {folder} reached zero training errors; train longer or on fewer patterns")
     return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler, device=device)
+
+
+def on_each_draw(measure_one: Callable[[str, int], Measured], n_draws: int, n_jobs: int) -> dict[str, list[Measured]]:
+    """Call a function of (sampling, draw) for so many draws of every sampling, over processes; results by sampling."""
+    keys = [(sampling, draw) for draw in range(n_draws) for sampling in SAMPLINGS]
+    with parallel_config("loky", inner_max_num_threads=1):
+        found = Parallel(n_jobs=n_jobs)(delayed(measure_one)(*key) for key in keys)
+    by_key = dict(zip(keys, found, strict=True))
+    return {sampling: [by_key[sampling, draw] for draw in range(n_draws)] for sampling in SAMPLINGS}
 
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
