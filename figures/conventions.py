@@ -1,7 +1,7 @@
-"""What the conventions decide that the paper leaves open: start and pull of the replicas, eSGD's outer step.
+"""What the conventions decide that the paper leaves open: gradient, start and pull of the replicas, eSGD's outer step.
 
-``python -m figures.conventions`` trains SGD, and rSGD and eSGD by every reading of their conventions, at the paper's
-full schedules: three restarts of each on ten natural and ten balanced draws of 500 patterns.  Φ counts the weights that
+``python -m figures.conventions`` trains SGD, rSGD and eSGD by every reading of their conventions, at the paper's full
+schedules: three restarts of each on ten natural and ten balanced draws of 500 patterns.  Φ counts the weights that
 make no more errors than a minimum, so that minima with errors are measured too.  What is there already is not computed
 again; a draw that was cut off goes on where it was.  Intervals are Student's t over draws, which are independent.
 """
@@ -38,6 +38,7 @@ RESULTS = Path(__file__).with_name("results") / "conventions"
 STARTS = ("equal", "independent")
 PULLS = {"gamma": "γ", "eta gamma": "ηγ", "eta B gamma": "ηBγ"}
 OUTER_STEPS = {"eta gamma": "ηγ", "eta": "η"}
+MEANS = ("sgd-fast", "sgd-slow", "rsgd-fast-equal-gamma", "rsgd-slow-equal-gamma", "esgd-eta-gamma")  # and by the sum
 QUANTITIES = {
     "test_error": ("test error, %", 100),
     "test_error_balanced": ("balanced, %", 100),
@@ -58,7 +59,8 @@ def _readings() -> dict[str, Protocol]:
         found.append(replace(PROTOCOLS[speed], name=name, start=start, pull=pull))
     for step in OUTER_STEPS:
         found.append(replace(PROTOCOLS["esgd"], name=f"esgd-{step.replace(' ', '-')}", outer_step=step))
-    return {protocol.name: protocol for protocol in found}
+    means = [replace(p, name=f"{p.name}-mean", reduction="mean") for p in found if p.name in MEANS]
+    return {protocol.name: protocol for protocol in found + means}
 
 
 READINGS = _readings()
@@ -187,10 +189,11 @@ def over_draws(draws: Sequence[Draw], quantity: str, reading: str) -> NDArray[np
 
 
 def columns_of(protocol: Protocol) -> list[str]:
-    """Algorithm, start, pull (of eSGD the outer step), as a table has them."""
+    """Algorithm, gradient, start, pull (of eSGD the outer step), as a table has them."""
     if protocol.algorithm == "rsgd":
-        return [protocol.label, protocol.start, PULLS[protocol.pull]]
-    return [protocol.label, "—", OUTER_STEPS[protocol.outer_step] if protocol.algorithm == "esgd" else "—"]
+        return [protocol.label, protocol.reduction, protocol.start, PULLS[protocol.pull]]
+    step = OUTER_STEPS[protocol.outer_step] if protocol.algorithm == "esgd" else "—"
+    return [protocol.label, protocol.reduction, "—", step]
 
 
 def summary_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
@@ -198,6 +201,7 @@ def summary_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> 
     head = [
         "patterns",
         "algorithm",
+        "gradient",
         "start",
         "pull or step",
         "ended by rule",
@@ -229,7 +233,16 @@ def summary_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> 
 def contrast_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
     """Contrast of rSGD slow and rSGD fast for each start and pull, paired over draws, in Markdown."""
     rows = [
-        ["patterns", "start", "pull", "slow is flatter by Φ(0.25) in", "by δE(0.5) in", "test error, %", "balanced, %"]
+        [
+            "patterns",
+            "gradient",
+            "start",
+            "pull",
+            "slow is flatter by Φ(0.25) in",
+            "by δE(0.5) in",
+            "test error, %",
+            "balanced, %",
+        ]
     ]
     for sampling, its in draws.items():
         for slow in names:
