@@ -1,0 +1,69 @@
+"""Two processes that share the draws of the local energy come to what one finds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from bpflat.flatness import local_energy
+from tests.bpflat.flatness.test_flatness import trained
+
+ROOT = Path(__file__).parents[3]
+CASES = {
+    "plain": {"n_samples": 5},
+    "tolerance": {"n_samples": 40, "tolerance": 0.01, "antithetic": True},
+    "augmented": {"n_samples": 5, "augment": lambda x: x.neg(), "subset": 50},
+}
+PROGRAM = """
+import sys, torch
+from torch import distributed
+from bpflat.flatness import local_energy
+from tests.bpflat.flatness.test_flatness import trained
+from tests.bpflat.flatness.test_flatness_processes import CASES
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+model, *data = trained()
+fresh = {"fresh": {"n_samples": 5, "seed": None}}
+for name, options in (CASES | fresh).items():
+    local_energy(model, tuple(data), [0.2, 0.5], **{"seed": 1, **options}).save(f"{folder}/{name}-{rank}.npz")
+alone = local_energy(model, tuple(data), [0.2, 0.5], n_samples=5, seed=1 + rank, split=False)
+alone.save(f"{folder}/alone-{rank}.npz")
+distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def one_thread():
+    """As many threads as the processes have: sums in float32 depend on them, and so do trained weights."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes(tmp_path, one_thread):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROGRAM]
+    both = [subprocess.Popen([*command, str(rank), tmp_path], env=environment, cwd=ROOT) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=600) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    found = {path.stem: dict(np.load(path)) for path in tmp_path.glob("*.npz")}
+    model, *data = trained.__wrapped__()  # not the one that another test trained with more threads
+    for name, options in CASES.items():
+        one = vars(local_energy(model, tuple(data), [0.2, 0.5], seed=1, **options))
+        for rank in range(2):
+            for field in ("delta_error", "std_error", "delta_loss", "loss_std_error", "train_error", "train_loss"):
+                assert_allclose(found[f"{name}-{rank}"][field], one[field], rtol=1e-5, err_msg=f"{name} {field}")
+            assert (found[f"{name}-{rank}"]["n_samples"] == one["n_samples"]).all()
+    assert (found["fresh-0"]["delta_loss"] == found["fresh-1"]["delta_loss"]).all()
+    assert (found["fresh-0"]["delta_loss"] != found["plain-0"]["delta_loss"]).all()
+    assert (found["alone-0"]["delta_loss"] != found["alone-1"]["delta_loss"]).all()

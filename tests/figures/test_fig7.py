@@ -1,0 +1,380 @@
+"""Fig. 7: a grid of small networks and a toy task of the competition; the stored results say what is committed."""
+
+import csv
+import dataclasses
+import json
+import struct
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
+
+from bpflat.flatness import local_energy
+from figures import fig7, networks, pgdl
+from figures.networks import SIGMAS, Grid, Network, load_networks, train_missing
+from figures.pgdl import Architecture, measure_missing
+from figures.statistics import UNKNOWN
+from training.augment import Augmentation
+from training.models.small import VGGLike
+from training.tfrecords import read_images
+
+TOY = Grid(
+    dropout=(0.0, 0.5),
+    batch=(10, 20),
+    weight_decay=(0.0,),
+    width=4,
+    blocks=2,
+    convolutions=1,
+    dense=6,
+    size=8,
+    n_train=None,
+    eta=0.05,
+    epochs=3,
+    stop_loss=2.5,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Ten colours with noise: 40 training and 20 test images."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 215, (10, 1, 1, 3))
+    arrays = {}
+    for split, n in (("train", 40), ("test", 20)):
+        labels = np.arange(n) % 10
+        images = (colours[labels] + rng.integers(-40, 41, (n, 32, 32, 3))).astype(np.uint8)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def network(**changes):
+    """A network that never was."""
+    fields = {
+        "name": "toy",
+        "architecture": "toy",
+        "dropout": 0.0,
+        "batch": 8,
+        "weight_decay": 0.0,
+        "n_train": 100,
+        "train_error": 0.0,
+        "train_loss": 0.01,
+        "test_error": 0.2,
+        "fitted": True,
+        "sigma": np.array([0.1, 0.5]),
+        "delta_error": np.array([0.1, 0.3]),
+        "std_error": np.array([0.01, 0.02]),
+        "n_samples": 64,
+        "setting": "{}",
+        "versions": "{}",
+        "git_revision": "none",
+    }
+    return Network(**(fields | changes))
+
+
+@pytest.fixture
+def made_up():
+    """Twelve networks whose test error follows δE at the second σ only; one more that does not fit."""
+    rng = np.random.default_rng(1)
+    delta = rng.random((12, 2))
+    found = [
+        network(
+            name=f"n{i}", dropout=[0.0, 0.5][i % 2], batch=[8, 32][i // 6], delta_error=d, test_error=0.2 + d[1] / 9
+        )
+        for i, d in enumerate(delta)
+    ]
+    return [*found, network(name="unfit", fitted=False, test_error=0.9, delta_error=np.zeros(2))]
+
+
+class TestGrid:
+    def test_recipes(self):
+        recipes = list(networks.GRIDS["paper"].recipes())
+        assert len({recipe.name for recipe in recipes}) == len(recipes) == 12  # r(12) of the paper
+        assert {recipe.augmentation() for recipe in recipes} == {Augmentation(flip=False)}
+        assert {recipe.model_options["dropout"] for recipe in recipes} == {0.0, 0.5}
+        assert all((recipe.momentum, recipe.nesterov) == (0.9, False) for recipe in recipes)
+
+    def test_trains_only_what_is_missing(self, data, tmp_path, monkeypatch):
+        train_missing(TOY, tmp_path, data=data)
+        found = load_networks(tmp_path)
+        assert [(n.dropout, n.batch) for n in found] == [(0, 10), (0, 20), (0.5, 10), (0.5, 20)]
+        assert len(list(tmp_path.iterdir())) == 4  # neither checkpoints nor weights
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
+        (tmp_path / "vgg-p0-b20-wd0-seed0.npz").unlink()
+        calls = []
+        run = networks.run
+        monkeypatch.setattr(networks, "run", lambda *a, **o: calls.append(a) or run(*a, **o))
+        train_missing(TOY, tmp_path, data=data)
+        assert len(calls) == 1
+        again = Network.load(tmp_path / "vgg-p0-b20-wd0-seed0.npz")
+        assert_array_equal(again.delta_error, found[1].delta_error)
+        assert (again.test_error, again.epochs) == (found[1].test_error, found[1].epochs)
+        assert all(path.read_bytes() == old for path, old in before.items() if path.stem != "vgg-p0-b20-wd0-seed0")
+        with pytest.raises(ValueError, match=r"its recipe\.epochs is 3, not 5"):
+            train_missing(dataclasses.replace(TOY, epochs=5), tmp_path, data=data)
+
+    def test_ends_at_the_training_loss(self, data, tmp_path):
+        """The threshold is passed, and not before the last epoch."""
+        one = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,), epochs=30, eta=0.02, stop_loss=2.0)
+        train_missing(one, tmp_path / "whole", data=data)
+        (stopped,) = load_networks(tmp_path / "whole")
+        assert stopped.fitted and stopped.train_loss < 2 and 1 < stopped.epochs < 30
+        train_missing(dataclasses.replace(one, stop_loss=1e-6), tmp_path / "capped", data=data)
+        (capped,) = load_networks(tmp_path / "capped")
+        assert not capped.fitted and capped.epochs == 30 and capped.train_loss < stopped.train_loss
+
+    def test_profile_is_that_of_the_trained_network(self, data, tmp_path, monkeypatch):
+        one = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,))
+        seen = []
+        measured = networks.profile_of
+        monkeypatch.setattr(networks, "profile_of", lambda *a, **o: seen.append(a) or measured(*a, **o))
+        train_missing(one, tmp_path, data=data)
+        ((model, inputs, labels),) = seen
+        (found,) = load_networks(tmp_path)
+        assert inputs.shape == (40, 3, 8, 8) and isinstance(model, VGGLike)
+        wrong = (model(inputs).argmax(1) != labels).double().mean()
+        assert_allclose(found.train_error, wrong)
+        rises = []
+        for seed in range(1, 6):
+            profile = local_energy(model, (inputs, labels), SIGMAS, n_samples=64, seed=seed)
+            rises.append((profile.delta_error, profile.std_error**2))
+        mean, variance = np.mean(rises, axis=0)
+        assert np.all(abs(found.delta_error - mean) < 4 * np.sqrt(found.std_error**2 + variance / 5) + 1e-9)
+        assert_allclose(found.deviation, np.sqrt(64) * found.std_error)
+
+
+class TestDrawing:
+    def test_correlations_are_scipys(self, made_up):
+        found = fig7.correlations(made_up)
+        fitted = made_up[:-1]
+        delta = np.array([n.delta_error for n in fitted])
+        test = [n.test_error for n in fitted]
+        for s in range(2):
+            pearson, spearman = found["pearson"][s], found["spearman"][s]
+            assert_allclose((pearson.value, pearson.p_value), stats.pearsonr(delta[:, s], test))
+            assert_allclose((spearman.value, spearman.p_value), stats.spearmanr(delta[:, s], test))
+            assert pearson.low <= pearson.value <= pearson.high
+        assert_allclose([found[kind][1].value for kind in fig7.KINDS], 1)
+        assert found["pearson"][0].value < 0.8
+
+    def test_picture_and_tables(self, made_up, tmp_path, capsys):
+        for one in made_up:
+            one.save(tmp_path / f"{one.name}.npz")
+        assert fig7.main(["--results", str(tmp_path)]) == 0
+        assert "1 of 13 networks" in capsys.readouterr().out.replace("\n", " ")
+        rows = list(csv.DictReader((tmp_path / "fig7.csv").open()))
+        assert len(rows) == 26
+        assert {row["name"] for row in rows if row["fitted"] == "False"} == {"unfit"}
+        assert_allclose(float(rows[0]["deviation"]), 8 * float(rows[0]["std_error"]))
+        assert all((tmp_path / f"fig7.{end}").stat().st_size > 1000 for end in ("png", "pdf"))
+
+    def test_one_command_trains_and_draws(self, data, tmp_path, monkeypatch):
+        monkeypatch.setitem(fig7.GRIDS, "quick", TOY)
+        options = ["--results", str(tmp_path), "--epochs", "2", "--jobs", "1"]
+        assert fig7.main(["--data", str(data), *options]) == 0
+        assert {json.loads(n.setting)["recipe"]["epochs"] for n in load_networks(tmp_path)} == {2}
+        first = (tmp_path / "fig7.csv").read_bytes()
+        monkeypatch.setattr(networks, "run", None)  # nothing is trained again
+        assert fig7.main(["--data", str(data), *options]) == 0 and fig7.main(options) == 0
+        assert (tmp_path / "fig7.csv").read_bytes() == first
+
+    def test_regulariser_that_no_networks_share(self, made_up):
+        found = [dataclasses.replace(one, batch=i) for i, one in enumerate(made_up)]
+        assert all(one is UNKNOWN for one in fig7.correlations(found)["batch"])
+        assert fig7.report(found).splitlines()[2].split(" | ")[4] == "—"
+
+    def test_symbols(self, made_up):
+        levels = fig7.levels_of(made_up)
+        looks = [fig7.look_of(one, levels) for one in made_up]
+        assert [look["fillstyle"] for look in looks] == ["full"] * 12 + ["none"]
+        assert len({(look["color"], look["marker"]) for look in looks}) == 4
+
+    def test_what_cannot_be_drawn(self, made_up, tmp_path, capsys):
+        assert fig7.main(["--results", str(tmp_path)]) == 2
+        assert "no networks; give --data FILE" in capsys.readouterr().err
+        for one in made_up[:2]:
+            one.save(tmp_path / f"{one.name}.npz")
+        assert fig7.main(["--results", str(tmp_path)]) == 2
+        assert "at least 3 networks" in capsys.readouterr().err
+        network(architecture="another").save(tmp_path / "other.npz")
+        assert fig7.main(["--results", str(tmp_path)]) == 2
+        assert "their architecture differs" in capsys.readouterr().err
+        (tmp_path / "other.npz").write_bytes(b"nothing")
+        assert fig7.main(["--results", str(tmp_path)]) == 2
+        assert "not a whole" in capsys.readouterr().err
+
+
+# -- the competition's format ------------------------------------------------------------------------------------------
+
+
+def varint(number):
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def part(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def tensor(array):
+    """A TensorProto with tensor_content."""
+    shape = b"".join(part(2, b"\x08" + varint(n)) for n in array.shape)
+    return b"\x08" + varint({"f": 1, "i": 3}[array.dtype.kind]) + part(2, shape) + part(4, array.tobytes())
+
+
+def write_records(path, images, labels, tensor_of_label=lambda label: tensor(np.array(label, dtype=np.int32))):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = b""
+    for image, label in zip(images, labels, strict=True):
+        features = {"inputs": tensor(image), "output": tensor_of_label(label)}
+        entries = (part(1, key.encode()) + part(2, part(1, part(1, value))) for key, value in features.items())
+        example = part(1, b"".join(part(1, entry) for entry in entries))
+        content += struct.pack("<Q", len(example)) + b"crc1" + example + b"crc2"
+    path.write_bytes(content)
+
+
+class TestRecords:
+    @pytest.fixture
+    def arrays(self):
+        rng = np.random.default_rng(3)
+        return rng.normal(size=(7, 6, 5, 2)).astype(np.float32), rng.integers(0, 300, 7)
+
+    def test_round_trip(self, arrays, tmp_path):
+        images, labels = arrays
+        write_records(tmp_path / "shard_0.tfrecord", images[:4], labels[:4])
+        write_records(
+            tmp_path / "shard_1.tfrecord", images[4:], labels[4:], lambda n: b"\x08\x03" + b"\x38" + varint(n)
+        )
+        found, found_labels = read_images(tmp_path)
+        assert_array_equal(found, images.transpose(0, 3, 1, 2))
+        assert_array_equal(found_labels, labels)
+        assert (found.dtype, found_labels.dtype) == (torch.float32, torch.int64)
+
+    def test_packed_label(self, arrays, tmp_path):
+        images, labels = arrays
+        write_records(tmp_path / "shard_0.tfrecord", images, labels, lambda n: b"\x08\x03" + part(7, varint(n)))
+        assert_array_equal(read_images(tmp_path)[1], labels)
+
+    def test_damage(self, arrays, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no \*\.tfrecord"):
+            read_images(tmp_path)
+        path = tmp_path / "shard_0.tfrecord"
+        write_records(path, *arrays)
+        whole = path.read_bytes()
+        for damaged in (whole[:-1], whole[:100], whole[:12] + bytes(80) + whole[92:]):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"shard_0\.tfrecord is not a whole file"):
+                read_images(tmp_path)
+
+
+class TestCompetition:
+    @pytest.fixture
+    def task(self, tmp_path):
+        """Three models of width 3, one of width 5; 20 images of 6 × 6 pixels in 2 classes."""
+        pytest.importorskip("h5py")
+        from tests.training.published.test_pgdl import write
+
+        rng = np.random.default_rng(4)
+        task = tmp_path / "task"
+        task.mkdir()
+        configs = {}
+        for i, width in enumerate((3, 5, 3, 3)):
+            layers = [
+                {"layer_name": "Conv2D", "filters": 4, "kernel_size": 3, "padding": "same", "activation": "relu"},
+                {"layer_name": "Conv2D", "filters": width, "kernel_size": 3, "padding": "same", "activation": "relu"},
+                {"layer_name": "MaxPooling2D"},
+                {"layer_name": "Flatten"},
+                {"layer_name": "Dense", "units": 6, "activation": "relu"},
+                {"layer_name": "Dropout", "rate": 0.5},
+                {"layer_name": "Dense", "units": 2},
+            ]
+            shapes = [(3, 3, 2, 4), (3, 3, 4, width), (9 * width, 6), (6, 2)]
+            arrays = [[rng.normal(size=s).astype(np.float32), np.zeros(s[-1], dtype=np.float32)] for s in shapes]
+            write(task / f"model_{i}", layers, arrays, shape=(6, 6, 2))
+            values = {"hp_dropout": 0.5 * (i % 2), "hp_batch_size": 8 * 2**i, "hp_weight_decay": 0.001}
+            hparams = {name: {"current_value": value} for name, value in values.items()}
+            metrics = {"train_acc": 1.0, "test_acc": 0.9 - 0.1 * i}
+            configs[str(i)] = {"hparams": hparams, "metrics": metrics}
+        (task / "model_configs.json").write_text(json.dumps(configs))
+        images = rng.normal(size=(20, 6, 6, 2)).astype(np.float32)
+        write_records(task / "dataset_1" / "train" / "shard_0.tfrecord", images, np.arange(20) % 2)
+        return task
+
+    def test_models_of_one_architecture(self, task, tmp_path, monkeypatch):
+        options = {"architecture": Architecture(blocks=1, width=3, dense=(6,)), "stop_loss": np.inf}
+        measure_missing(task, tmp_path / "results", **options)
+        found = load_networks(tmp_path / "results")
+        assert [(n.name, n.dropout, n.batch) for n in found] == [
+            ("pgdl-0", 0.0, 8),
+            ("pgdl-2", 0.0, 32),
+            ("pgdl-3", 0.5, 64),
+        ]
+        assert_allclose([n.test_error for n in found], [0.1, 0.3, 0.4])
+        assert all(n.fitted and n.train_error == 0 and n.n_train == 20 and n.n_samples == 64 for n in found)
+        model = pgdl.load_model(task / "model_2")
+        images = read_images(task / "dataset_1" / "train")
+        assert_allclose(found[1].delta_error, local_energy(model, images, SIGMAS, n_samples=64, seed=0).delta_error)
+        assert fig7.correlations(found)["pearson"][0].p_value > 0
+
+        def forbidden(*args, **options):
+            raise AssertionError("measured again")
+
+        monkeypatch.setattr(networks, "local_energy", forbidden)
+        measure_missing(task, tmp_path / "results", **options)
+        with pytest.raises(ValueError, match="its subset is None, not 5"):
+            measure_missing(task, tmp_path / "results", subset=5, **options)
+
+    def test_command(self, task, tmp_path, monkeypatch, capsys):
+        arguments = ["--pgdl", str(task), "--results", str(tmp_path / "results")]
+        assert fig7.main(arguments) == 2
+        assert "has no models of 3 blocks of width 512, dense layers (128,)" in capsys.readouterr().err
+        wanted = Architecture(blocks=1, width=3, dense=(6,))
+        monkeypatch.setattr(fig7, "measure_missing", lambda *a, **o: measure_missing(*a, architecture=wanted, **o))
+        assert fig7.main(arguments) == 2  # random weights fit nothing
+        assert "at least 3 networks" in capsys.readouterr().err
+        assert fig7.main([*arguments, "--stop-loss", "inf"]) == 2
+        assert "its stop_loss is 0.05, not inf" in capsys.readouterr().err
+        results = tmp_path / "all-fit"
+        assert fig7.main(["--pgdl", str(task), "--results", str(results), "--stop-loss", "inf"]) == 0
+        assert all((results / f"fig7.{end}").stat().st_size > 100 for end in ("png", "pdf", "csv", "md"))
+
+    def test_bad_input(self, task, tmp_path):
+        options = {"architecture": Architecture(blocks=1, width=3, dense=(6,))}
+        configs = json.loads((task / "model_configs.json").read_text())
+        configs["0"]["hparams"]["dropout_of_another_kind"] = {"current_value": 1}
+        (task / "model_configs.json").write_text(json.dumps(configs))
+        with pytest.raises(ValueError, match="one of hyper-parameters of model 0 with 'dropout' in the name; found 2"):
+            measure_missing(task, tmp_path / "results", **options)
+        (task / "dataset_1").rename(task / "elsewhere")
+        with pytest.raises(ValueError, match=r"dataset_\*/train; found 0"):
+            measure_missing(task, tmp_path / "results", **options)
+
+
+class TestStored:
+    """The committed numbers follow from the committed results."""
+
+    @pytest.fixture
+    def stored(self):
+        return load_networks(fig7.RESULTS)
+
+    def test_tables(self, stored):
+        assert fig7.report(stored) == (fig7.RESULTS / "fig7.md").read_text(encoding="utf-8")
+        with (fig7.RESULTS / "fig7.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows == [[str(value) for value in row] for row in fig7.table(stored)]
+
+    def test_networks_are_of_the_grid(self, stored):
+        """Each is of the quick preset, and those that are compared fit their training images."""
+        grid = networks.GRIDS["quick"]
+        rows = {recipe.row: recipe for recipe in grid.recipes()}
+        for one in stored:
+            setting = networks._setting(grid, rows[one.name], one.seed)
+            assert json.loads(one.setting) == json.loads(json.dumps(setting))
+            assert one.fitted == (one.train_loss < grid.stop_loss) and one.n_samples == 64
+        assert max(one.train_error for one in stored if one.fitted) < 0.02

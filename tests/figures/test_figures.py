@@ -1,0 +1,206 @@
+"""Fig. 1: the paper's claim on the stored results, and drawing without computing."""
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from figures import estimators, measures
+from figures.experiment import collect, main
+from figures.fig1 import FIG1
+from figures.fig6 import FIG6
+from figures.style import LOOKS
+from training.protocols import PROTOCOLS
+
+QUICK = FIG1.presets["quick"]
+STORED = Path(__file__).parents[2] / "figures" / "results" / "fig1-quick"
+
+
+@pytest.fixture
+def no_computing(monkeypatch):
+    def forbidden(*args, **options):
+        raise AssertionError("a stored result was computed again")
+
+    monkeypatch.setattr("training.sweep.train", forbidden)
+    monkeypatch.setattr("bpflat.local_entropy", forbidden)
+    monkeypatch.setattr("bpflat.local_energy", forbidden)
+
+
+@pytest.fixture
+def series(no_computing):
+    return {one.name: one for one in collect(QUICK.apply(FIG1.protocols), QUICK.restarts, STORED)}
+
+
+class TestClaim:
+    """The quick preset says what the paper's Fig. 1 says."""
+
+    def test_restarts(self, series):
+        assert list(series) == list(PROTOCOLS)
+        assert all(len(one.minima.restart) >= 3 for one in series.values())
+
+    def test_local_entropy(self, series):
+        """For d from 0.1 to 0.5, SGD fast is sharper than SGD slow, and SGD slow than rSGD fast and eSGD."""
+        distance = np.mean(series["esgd"].entropy.distance, axis=0)
+        inside = (distance > 0.0999) & (distance < 0.5001)
+        assert np.count_nonzero(inside) >= 5
+        fast, slow, rsgd, esgd = (
+            np.mean(series[name].entropy.phi, axis=0)[inside] for name in ("sgd-fast", "sgd-slow", "rsgd-fast", "esgd")
+        )
+        assert np.all(fast < slow) and np.all(slow < rsgd) and np.all(slow < esgd)
+
+    def test_local_energy(self, series):
+        """The same ranking for σ from 0.5 to 1."""
+        sigma = series["esgd"].energy.sigma
+        inside = (sigma >= 0.5) & (sigma <= 1)
+        fast, slow, rsgd, esgd = (
+            np.mean(series[name].energy.delta_error, axis=0)[inside]
+            for name in ("sgd-fast", "sgd-slow", "rsgd-fast", "esgd")
+        )
+        assert np.all(fast > slow) and np.all(slow > rsgd) and np.all(slow > esgd)
+
+    def test_test_error(self, series):
+        errors = {name: one.minima.test_error.mean() for name, one in series.items()}
+        assert max(errors, key=errors.get) == "sgd-fast"
+
+    def test_every_point_converged(self, series):
+        for one in series.values():
+            assert one.entropy.converged.all(), one.name
+
+
+class TestDrawing:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for path in STORED.glob("*.npz"):
+            shutil.copy(path, tmp_path)
+        return tmp_path
+
+    def test_second_call_only_draws(self, folder, no_computing, capsys):
+        assert main(FIG1, ["--results", str(folder)]) == 0
+        printed = capsys.readouterr().out
+        for name in ("fig1.pdf", "fig1.png", "fig1.csv"):
+            assert (folder / name).stat().st_size > 1000 and name in printed
+
+    def test_numbers_are_those_of_the_results(self, folder, no_computing, series):
+        main(FIG1, ["--results", str(folder)])
+        with open(folder / "fig1.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for name, one in series.items():
+            means = [
+                float(row["value"])
+                for row in rows
+                if (row["panel"], row["series"], row["quantity"]) == ("local entropy", name, "mean")
+            ]
+            assert_allclose(means, one.entropy.phi.mean(axis=0), rtol=1e-6)
+            errors = [float(r["value"]) for r in rows if (r["series"], r["quantity"]) == (name, "test_error")]
+            assert_allclose(errors, one.minima.test_error, rtol=1e-6)
+
+    def test_damaged_result_is_named(self, folder, capsys):
+        path = folder / "sgd-slow-entropy.npz"
+        path.write_bytes(path.read_bytes()[:1000])
+        assert main(FIG1, ["--results", str(folder)]) == 2
+        assert "sgd-slow-entropy.npz is not a whole bpflat file" in capsys.readouterr().err
+
+    def test_results_of_another_preset_are_refused(self, folder, capsys):
+        assert main(FIG1, ["--results", str(folder), "--preset", "paper"]) == 2
+        assert ".npz is of another run" in capsys.readouterr().err
+
+    def test_measures_of_other_weights_are_made_again(self, folder, series, monkeypatch):
+        """A curve that does not belong to the minima is never drawn."""
+        one = series["sgd-slow"]
+        other = type(one.minima)(**{**vars(one.minima), "weights": one.minima.weights[::-1]})
+        calls = []
+        monkeypatch.setattr("bpflat.local_energy", lambda *a, **o: calls.append(a) or one.energy)
+        entropy = replace(one.entropy, beta=np.full(one.entropy.phi.shape, np.inf))
+        monkeypatch.setattr("bpflat.local_entropy", lambda *a, **o: calls.append(a) or entropy)
+        measures.measure([other], folder, n_jobs=1)
+        assert len(calls) == 2
+
+
+def test_every_algorithm_has_its_own_look():
+    assert set(LOOKS) == set(PROTOCOLS)
+    for part in zip(*LOOKS.values(), strict=True):
+        assert len(set(part)) == len(LOOKS)
+
+
+def test_quick_preset_says_what_it_shortened():
+    note = QUICK.note(FIG1.protocols)
+    for name, changed in QUICK.changes.items():
+        assert PROTOCOLS[name].label in note and all(f"{value:g}" in note for value in changed.values())
+    assert "schedules of the paper" in FIG1.presets["paper"].note(FIG1.protocols)
+
+
+class TestFig6:
+    """50 restarts with the paper's schedules: more dropout, flatter minima, fewer test errors."""
+
+    @pytest.fixture
+    def by_dropout(self, no_computing):
+        preset = FIG6.presets["paper"]
+        return collect(preset.apply(FIG6.protocols), preset.restarts, STORED.with_name("fig6-paper"))
+
+    def test_claim(self, by_dropout):
+        errors = [one.minima.test_error.mean() for one in by_dropout]
+        assert errors == sorted(errors, reverse=True)
+        phi = np.array([one.entropy.phi.mean(axis=0) for one in by_dropout])
+        assert np.all(np.diff(phi, axis=0) > 0)
+        sigma = by_dropout[0].energy.sigma
+        rise = np.array([one.energy.delta_error.mean(axis=0) for one in by_dropout])[:, sigma >= 0.5]
+        assert np.all(np.diff(rise, axis=0) < 0)
+
+    def test_honest_status(self, by_dropout):
+        """Two restarts reached the cap with training errors: they are counted, and have no local entropy."""
+        for one in by_dropout:
+            solved = one.minima.train_error == 0
+            assert np.all((one.minima.status == "stopped by its rule") == solved)
+            assert len(one.entropy.phi) == np.count_nonzero(solved) >= 49
+
+
+def test_fig6_is_sgd_fast_with_dropout():
+    for protocol in FIG6.protocols:
+        assert protocol.name in FIG6.looks and protocol.algorithm == "sgd" and protocol.stop == "zero-errors"
+    assert [p.dropout for p in FIG6.protocols] == sorted({p.dropout for p in FIG6.protocols})
+
+
+class TestEstimators:
+    @pytest.fixture
+    def curves(self, no_computing):
+        return estimators.measure(STORED, STORED.with_name("estimators"), n_jobs=1)
+
+    def test_ranking_holds(self, curves):
+        """At d = 0.05 every method ranks SGD fast < SGD slow < rSGD fast < rSGD slow < eSGD."""
+        place = int(np.argmin(np.abs(estimators.DISTANCES - 0.05)))
+        for method in estimators.METHODS:
+            phi = [by_method[method].phi[0, place] for by_method in curves.values()]
+            assert phi == sorted(phi) and len(phi) == 5
+
+    def test_everything_converged_and_is_drawn(self, curves, tmp_path):
+        for by_method in curves.values():
+            for curve in by_method.values():
+                assert curve.converged.all() and curve.phi.shape == (1, 6)
+        for path in STORED.with_name("estimators").glob("*.npz"):
+            shutil.copy(path, tmp_path)
+        assert estimators.main(["--results", str(tmp_path)]) == 0
+        assert (tmp_path / "estimators.pdf").stat().st_size > 1000
+
+    def test_bias_of_belief_propagation(self, curves):
+        """What the README says: BP is up to 1.8 times too low at SGD fast, and within 20 % at flat minima."""
+        worst = {n: np.max((c["bp"].phi / c["mcmc"].phi)[0, 3:]) for n, c in curves.items()}
+        assert 1.7 < worst["sgd-fast"] < 1.95 and 1.5 < worst["sgd-slow"] < 1.7
+        assert max(worst["rsgd-fast"], worst["rsgd-slow"], worst["esgd"]) < 1.21
+
+
+def test_weights_can_be_dropped(tmp_path, no_computing):
+    """A folder without weights still draws the same, and says so when something must be measured."""
+    for path in STORED.glob("*.npz"):
+        shutil.copy(path, tmp_path)
+    assert main(FIG1, ["--results", str(tmp_path), "--drop-weights"]) == 0
+    first = (tmp_path / "fig1.csv").read_bytes()
+    assert (tmp_path / "sgd-slow.npz").stat().st_size < (STORED / "sgd-slow.npz").stat().st_size / 5
+    assert main(FIG1, ["--results", str(tmp_path)]) == 0
+    assert (tmp_path / "fig1.csv").read_bytes() == first
+    (tmp_path / "sgd-slow-energy.npz").unlink()
+    with pytest.raises(ValueError, match="stored without weights"):
+        collect(QUICK.apply(FIG1.protocols), QUICK.restarts, tmp_path)

@@ -1,0 +1,81 @@
+"""Tables of the minima: they say what the stored results hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from figures.draws import NEIGHBOURS, Draws, components_table, differences_table, ranking_table
+from figures.experiment import collect
+from figures.fig1 import FIG1
+from figures.summary import correlation_table, mean_and_error, protocol_table, scalars
+from training.protocols import PROTOCOLS
+
+QUICK = FIG1.presets["quick"]
+STORED = Path(__file__).parents[2] / "figures" / "results" / "fig1-quick"
+
+
+@pytest.fixture(scope="module")
+def series():
+    return collect(QUICK.apply(FIG1.protocols), QUICK.restarts, STORED)
+
+
+def test_scalars_are_the_curves_points(series):
+    found = scalars(series)
+    assert len(found.protocol) == 25 and list(dict.fromkeys(found.protocol)) == list(PROTOCOLS)
+    here = found.protocol == "sgd-slow"
+    one = next(s for s in series if s.name == "sgd-slow")
+    assert_array_equal(found.phi_near[here], one.entropy.phi[:, 2])  # d = 0.05
+    assert_array_equal(found.phi_far[here], one.entropy.phi[:, 6])  # d = 0.25
+    assert_allclose(one.entropy.distance[:, [2, 6]], [[0.05, 0.25]] * 5, rtol=1e-9)
+    assert_array_equal(found.delta_error[here], one.energy.delta_error[:, 5])  # σ = 0.5
+    assert np.isnan(found.phi_near_ep).all()
+
+
+def test_protocol_table(series):
+    rows = protocol_table(series).splitlines()
+    assert len(rows) == 2 + len(PROTOCOLS)
+    mean = 100 * np.mean(series[0].minima.test_error)
+    assert rows[2].startswith("| SGD fast | 5/5 |") and f"| {mean:.2f} ±" in rows[2]
+
+
+def test_correlation_table(series):
+    """Two measures of the same valley agree; the order of a table's rows is that of its measures."""
+    first = correlation_table(series).splitlines()[2].split(" | ")
+    assert first[1] == "δE" and float(first[2].split()[0].replace("−", "-")) < -0.9
+
+
+def test_mean_and_error():
+    assert mean_and_error(np.array([1.0, 3.0, np.nan])) == "2.0 ± 1.0"
+    assert mean_and_error(np.array([-1000.0, -3000.0])) == "−2,000 ± 1,000"
+    assert mean_and_error(np.array([np.nan, 1.0])) == "—"
+    assert mean_and_error(np.array([1e-20, 3e-20])) == "2.0e−20 ± 1.0e−20"
+
+
+class TestDraws:
+    """Tables on made-up draws whose answers are known."""
+
+    @pytest.fixture
+    def draws(self):
+        rng = np.random.default_rng(0)
+        flatness = np.arange(len(PROTOCOLS))[None, :, None] + 0.1 * rng.normal(size=(8, 5, 2))
+        errors = 0.1 - 0.01 * flatness + 0.03 * rng.normal(size=(8, 1, 1))  # flatter is better, a draw shifts all
+        return {"natural": Draws(errors, 2 * errors, 1e-5 * (flatness - 10), 0.01 * flatness)}
+
+    def test_differences(self, draws):
+        rows = differences_table(draws).splitlines()[2:]
+        assert len(rows) == len(NEIGHBOURS)
+        for row in rows:
+            cells = row.split(" | ")
+            assert cells[2] == "8 of 8 draws"
+            assert_allclose(float(cells[3].split()[0].replace("−", "-")), -1.0, atol=0.2)  # the shift has cancelled
+
+    def test_ranking(self, draws):
+        assert [row.split(" | ")[2] for row in ranking_table(draws).splitlines()[2:]] == ["−1.00 [−1.00, −1.00]"] * 2
+
+    def test_components(self, draws):
+        """The shift of a draw, 3 %, is seen between draws: 8 of them give it to 25 % (one standard error)."""
+        cells = components_table(draws).splitlines()[2].split(" | ")
+        assert 1.5 < float(cells[4]) < 4.5
+        assert float(cells[5].rstrip(" |")) < 0.3

@@ -1,0 +1,119 @@
+"""What is installed is bpflat and its data file, nothing else; and the data file is found however it is installed."""
+
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Run without the site module (-S), so that a bpflat that is installed in this environment is not found; its
+# dependencies are, through the folders given last.
+PROGRAM = """
+import site, sys
+installed, expected, *others = sys.argv[1:]
+site.addsitedir(installed)
+sys.path.extend(others)
+import bpflat
+from bpflat import datasets
+data = bpflat.load_reduced_fashion_mnist(20)
+assert data.train_patterns.shape == (20, 784) and data.test_patterns.shape == (677, 784)
+assert bpflat.__file__.startswith(expected), bpflat.__file__
+print(next(path for path in datasets._candidates() if path.is_file()))
+"""
+
+
+def run_installed(installed, expected, cwd):
+    """Import bpflat from the site folder `installed`, load the data, and return the path of the data file."""
+    others = [p for p in sys.path if p and Path(p).resolve() != ROOT]
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(installed), str(expected), *others]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the checkout, so that building leaves nothing behind in the real one."""
+    copy = (tmp_path_factory.mktemp("packaging") / "checkout").resolve()
+    copy.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", "results")
+    for name in ("bpflat", "data", "training", "figures", "benchmarks", "tests"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout):
+    if importlib.util.find_spec("pip") is None:
+        pytest.skip("needs pip")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "-w", "wheels", "."], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    (path,) = (checkout / "wheels").glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_package_and_its_data_and_nothing_else(wheel, checkout):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    info = {name for name in names if re.match(r"bpflat-[^/]*\.dist-info/", name)}
+    modules = {path.relative_to(checkout).as_posix() for path in (checkout / "bpflat").rglob("*.py")}
+    data = {f"bpflat/data/{name}" for name in ("reduced_fashion_mnist.npz", "LICENSE", "README.md")}
+    assert names - info == modules | data
+    assert any(name.endswith("/METADATA") for name in info)
+    assert sum("LICENSE" in name for name in info) == 2  # ours and that of the data
+
+
+def test_plain_install_finds_its_data(wheel, tmp_path):
+    site = (tmp_path / "site").resolve()
+    zipfile.ZipFile(wheel).extractall(site)
+    assert run_installed(site, site, tmp_path) == site / "bpflat" / "data" / "reduced_fashion_mnist.npz"
+
+
+def test_editable_install_finds_its_data(checkout, tmp_path):
+    program = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    site = (tmp_path / "site").resolve()
+    zipfile.ZipFile(wheel).extractall(site)
+    assert not list(site.glob("*.npz"))
+    found = run_installed(site, checkout, tmp_path)
+    assert found == checkout / "data" / "reduced_fashion_mnist.npz"
+
+
+def test_bpflat_imports_no_program_of_the_checkout():
+    programs = {"training", "figures", "benchmarks", "tests"}
+    for path in (ROOT / "bpflat").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            tops = {name.split(".")[0] for name in names}
+            assert not tops & programs, f"{path}, line {node.lineno}: bpflat must not import {tops & programs}"
+
+
+def test_versions_agree():
+    import bpflat
+
+    versions = {
+        name: re.search(pattern, (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE).group(1)
+        for name, pattern in (
+            ("setup.cfg", r"^version = (\S+)"),
+            ("CITATION.cff", r"^version: (\S+)"),
+            ("CHANGELOG.md", r"^## \[(\d\S*)\]"),
+        )
+    }
+    assert set(versions.values()) == {bpflat.__version__}, versions
