@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_ene
 from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
+from bpflat.provenance import Provenance
 from bpflat.storage import read_npz
 
 WEIGHTS_HELP = """\
@@ -258,6 +260,8 @@ def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
     """Fields of a result in the types of JSON; NaN and infinity become null."""
 
     def plain(value):
+        if isinstance(value, Provenance):
+            return dataclasses.asdict(value)
         if isinstance(value, np.ndarray):
             return [plain(v) for v in value.tolist()] if value.ndim else plain(value.item())
         if isinstance(value, list):

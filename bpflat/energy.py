@@ -2,110 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-
 import joblib
 import numba
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from bpflat.arguments import check_axes, check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
+from bpflat.arguments import check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
 from bpflat.bp.kernels import output_node
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
-from bpflat.storage import load_result, save_result
+from bpflat.provenance import Provenance
+from bpflat.results import LocalEnergyProfile
 
-_KIND = "local-energy"
 _METHODS = ("sampling", "exact")
 _SCRATCH_BYTES = 16 << 20
 """Most memory for the noise and its pre-activations at once (but always room for one draw)."""
-
-
-@dataclass(frozen=True, eq=False)
-class LocalEnergyProfile:
-    """The local energy δE against the noise amplitude σ (eq. 4).
-
-    Attributes
-    ----------
-    sigma : ndarray, shape (S,)
-        Noise amplitudes σ, rising.
-    delta_error : ndarray, shape (S,) or (R, S)
-        ``δE(w, σ) = E_z E_train(w + σ z⊙w) − E_train(w)``, a fraction of patterns in [−1, 1].
-    std_error : ndarray, shape (S,) or (R, S)
-        Standard error of `delta_error` over the draws of the noise: sample deviation / √n_samples.  It is 0
-        also where no draw changed any output: that says no more than that δE is not far above
-        1/(n_samples · P).
-    train_error : float or ndarray of shape (R,)
-        ``E_train(w)``, without noise.
-    n_samples : int or ndarray of int, shape (S,)
-        Draws of z for each reference, at every σ or at each; 0 where the average was done exactly.
-    reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given, or that of `bpflat.flatness`.
-    train_loss : float, optional
-        Mean loss of w, without noise.  This and the next two are of `bpflat.flatness.local_energy` alone.
-    delta_loss : ndarray, shape (S,), optional
-        The same as `delta_error`, of the mean loss.
-    loss_std_error : ndarray, shape (S,), optional
-        Standard error of `delta_loss`.
-    """
-
-    sigma: NDArray[np.float64]
-    delta_error: NDArray[np.float64]
-    std_error: NDArray[np.float64]
-    train_error: float | NDArray[np.float64]
-    n_samples: int | NDArray[np.int64]
-    reference: str | NDArray[np.str_] = ""
-    train_loss: float | None = None
-    delta_loss: NDArray[np.float64] | None = None
-    loss_std_error: NDArray[np.float64] | None = None
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the profile to a ``.npz`` file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder cannot be written or the disk is full; `path` then holds what it held before.
-        """
-        save_result(path, _KIND, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> LocalEnergyProfile:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            When there is no such file.
-        ValueError
-            When the file is truncated, corrupted or of another kind.
-        """
-        return load_result(path, _KIND, cls)
-
-    def plot(self, ax=None, **line):
-        """Draw δE against σ, one line a reference, with a band of ± one standard error.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            By default the current one.
-        **line
-            Passed on to ``ax.plot`` (colour, label, …); a label marks the first line only.
-
-        Returns
-        -------
-        matplotlib Axes
-        """
-        import matplotlib.pyplot as plt
-
-        ax = plt.gca() if check_axes(ax) is None else ax
-        for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
-            (drawn,) = ax.plot(self.sigma, mean, **line)
-            ax.fill_between(self.sigma, mean - error, mean + error, color=drawn.get_color(), alpha=0.25, lw=0)
-            line.pop("label", None)
-        ax.set_xlabel(r"noise amplitude $\sigma$")
-        ax.set_ylabel(r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
-        return ax
 
 
 def local_energy(
@@ -198,6 +108,7 @@ def local_energy(
         train_error=train_error,
         n_samples=0 if method == "exact" else n_samples,
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
+        provenance=Provenance.here(),
     )
 
 

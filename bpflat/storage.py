@@ -6,13 +6,17 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
 
 from bpflat.arguments import check_path
+from bpflat.provenance import Provenance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Result = TypeVar("Result")
 
@@ -132,10 +136,14 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
     return arrays
 
 
-def save_result(path: str | os.PathLike, kind: str, result: object) -> None:
-    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it."""
+def save_result(path: str | os.PathLike, kind: str, result: Any) -> None:
+    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it.
+
+    A `Provenance` is written as JSON.
+    """
     values = {field.name: getattr(result, field.name) for field in fields(result)}
-    save_npz(path, kind, **{name: value for name, value in values.items() if value is not None})
+    plain = {name: value.to_json() if isinstance(value, Provenance) else value for name, value in values.items()}
+    save_npz(path, kind, **{name: value for name, value in plain.items() if value is not None})
 
 
 def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result:
@@ -143,7 +151,75 @@ def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result
 
     Raises what `load_npz` raises: fields without a default must be there.
     """
-    required = tuple(field.name for field in fields(cls) if field.default is MISSING)
-    arrays = load_npz(path, kind, required)
-    known = {field.name for field in fields(cls)}
-    return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items() if name in known})
+    of_class = fields(cls)  # type: ignore[arg-type]
+    arrays = load_npz(path, kind, tuple(field.name for field in of_class if _is_required(field)))
+    names = {field.name for field in of_class}
+    values = {name: array if array.ndim else array.item() for name, array in arrays.items() if name in names}
+    if "provenance" in values:
+        try:
+            values["provenance"] = Provenance.from_json(values["provenance"])
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}; make it again") from error
+    return cls(**values)
+
+
+def _is_required(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+class StoredResult:
+    """Base of results that are frozen dataclasses of arrays, numbers and text: files and comparison.
+
+    Two results are equal if they are of one class and hold the same numbers and text, NaN being equal to NaN;
+    fields declared with ``compare=False``, such as the provenance, do not count.
+
+    Attributes
+    ----------
+    kind : str
+        Mark of the files of a class.
+    """
+
+    kind: ClassVar[str]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the result to a ``.npz`` file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            Missing parent folders are made.
+
+        Raises
+        ------
+        OSError
+            When the folder cannot be written or the disk is full; `path` then holds what it held before.
+        ValueError
+            When `path` cannot be the name of a file.
+        """
+        save_result(path, self.kind, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read what `save` wrote, by this version or an earlier one.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        ValueError
+            When the file is truncated, corrupted or of another kind.
+        """
+        return load_result(path, cls.kind, cls)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        compared = (field.name for field in fields(self) if field.compare)  # type: ignore[arg-type]
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in compared)
+
+    __hash__ = None  # type: ignore[assignment]  # as of arrays
+
+
+def _equal(a: object, b: object) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")

@@ -1,0 +1,115 @@
+"""What the measurements return: the curve of the local entropy and the profile of the local energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpflat.arguments import check_axes
+from bpflat.provenance import Provenance
+from bpflat.storage import StoredResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class _Curves(StoredResult):
+    """Base of results that are curves with standard errors, one a reference."""
+
+    _labels: ClassVar[tuple[str, str]]  # of the two axes
+
+    def _curves(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        """Abscissae, values and standard errors, (D,) each, reference by reference."""
+        raise NotImplementedError
+
+    def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """Draw one curve a reference, with standard errors where there are some.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; new ones, of a new figure, by default.
+        **style
+            Options of ``ax.plot`` (color, label, …); a label marks the first curve only.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ValueError
+            When `ax` are no axes.
+        """
+        ax = check_axes(ax) or _new_axes()
+        for x, mean, error in self._curves():
+            self._draw(ax, x, mean, error, style)
+            style.pop("label", None)
+        ax.set(xlabel=self._labels[0], ylabel=self._labels[1])
+        return ax
+
+    def _draw(self, ax: Axes, x: NDArray, mean: NDArray, error: NDArray, style: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def _new_axes() -> Axes:
+    import matplotlib.pyplot as plt  # most of a second, which callers without pictures need not wait for
+
+    return plt.figure().add_subplot()
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEnergyProfile(_Curves):
+    """The local energy δE against the noise amplitude σ (eq. 4).
+
+    Attributes
+    ----------
+    sigma : ndarray, shape (S,)
+        Noise amplitudes σ, rising.
+    delta_error : ndarray, shape (S,) or (R, S)
+        ``δE(w, σ) = E_z E_train(w + σ z⊙w) − E_train(w)``, a fraction of patterns in [−1, 1].
+    std_error : ndarray, shape (S,) or (R, S)
+        Standard error of `delta_error` over the draws of the noise: sample deviation / √n_samples.  It is 0
+        also where no draw changed any output: that says no more than that δE is not far above
+        1/(n_samples · P).
+    train_error : float or ndarray of shape (R,)
+        ``E_train(w)``, without noise.
+    n_samples : int or ndarray of int, shape (S,)
+        Draws of z for each reference, at every σ or at each; 0 where the average was done exactly.
+    reference : str or ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of the weights as given, or that of `bpflat.flatness`.
+    train_loss : float, optional
+        Mean loss of w, without noise.  This and the next two are of `bpflat.flatness.local_energy` alone.
+    delta_loss : ndarray, shape (S,), optional
+        The same as `delta_error`, of the mean loss.
+    loss_std_error : ndarray, shape (S,), optional
+        Standard error of `delta_loss`.
+    provenance : Provenance
+        Versions and revision that it was measured with; it does not count in comparisons.
+    """
+
+    kind = "local-energy"
+    _labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
+
+    sigma: NDArray[np.float64]
+    delta_error: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    train_error: float | NDArray[np.float64]
+    n_samples: int | NDArray[np.int64]
+    reference: str | NDArray[np.str_] = ""
+    train_loss: float | None = None
+    delta_loss: NDArray[np.float64] | None = None
+    loss_std_error: NDArray[np.float64] | None = None
+    provenance: Provenance = field(default=Provenance(), compare=False)
+
+    def _curves(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
+            yield self.sigma, mean, error
+
+    def _draw(self, ax: Axes, x: NDArray, mean: NDArray, error: NDArray, style: dict[str, Any]) -> None:
+        (line,) = ax.plot(x, mean, **style)
+        ax.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.25, lw=0)
