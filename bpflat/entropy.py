@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from bpflat.arguments import (
-    check_axes,
     check_choice,
     check_count,
     check_device,
@@ -31,85 +28,11 @@ from bpflat.continuation import STRIDE, along_deltas, along_distances, run, run_
 from bpflat.ep import solve_ep
 from bpflat.mcmc import sample_log_z
 from bpflat.point import Point
-from bpflat.storage import load_result, save_result
+from bpflat.provenance import Provenance
+from bpflat.results import LocalEntropyCurve
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
 _CPU_BYTES = 2 << 30  # most that references that are solved together take
-
-
-@dataclass(frozen=True)
-class LocalEntropyCurve:
-    """Local entropy around one reference or R of them, one entry a point.
-
-    Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
-
-    Attributes
-    ----------
-    delta : ndarray
-        Variance Δ of the Gaussian prior around the reference.
-    distance : ndarray
-        ``d = |w' - w|²/(2KN)`` of the typical solution at that Δ; NaN where not converged.
-    log_z : ndarray
-        ``log Z(w, Δ)/(KN)``, nats per weight; NaN where not converged.
-    phi : ndarray
-        ``Φ_LE(w, d) ≤ 0``, nats per weight; NaN where not converged.
-    std_error : ndarray
-        Standard error of `phi`; NaN for methods that do not sample.
-    converged : ndarray of bool
-    n_iter : ndarray of int
-        Sweeps over all messages that the point took.
-    train_error : float or ndarray of shape (R,)
-        Fraction of training errors of the reference itself.
-    method : str
-    beta : ndarray
-        Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
-    reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given.
-    """
-
-    delta: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    log_z: NDArray[np.float64]
-    phi: NDArray[np.float64]
-    std_error: NDArray[np.float64]
-    converged: NDArray[np.bool_]
-    n_iter: NDArray[np.int64]
-    train_error: float | NDArray[np.float64]
-    method: str
-    beta: NDArray[np.float64]
-    reference: str | NDArray[np.str_] = ""
-
-    @property
-    def measure(self) -> str:
-        """Whose log fraction Φ is.
-
-        "count": of all w' that make no more errors than w (eq. 3).  "cost": the canonical quantity, in which w' weighs
-        ``e^{-β (E(w') - ⟨E⟩)}``, for a β that was given, or in files of version 0.1 balanced so that ⟨E⟩ is E(w).
-        """
-        return "cost" if np.isfinite(self.beta).any() else "count"
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the curve to `path` (.npz), atomically; raises OSError where it cannot be written."""
-        save_result(path, "local-entropy", self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> LocalEntropyCurve:
-        """Read what `save` wrote; raises ValueError where the file is damaged or of another kind."""
-        return load_result(path, "local-entropy", cls)
-
-    def plot(self, ax=None, **style):
-        """Draw Φ_LE against d, a line a reference, on matplotlib axes (new ones by default); returns the axes."""
-        if check_axes(ax) is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.figure().add_subplot()
-        for distance, phi, error in zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True):
-            if np.isnan(error).all():
-                ax.plot(distance, phi, **style)
-            else:
-                ax.errorbar(distance, phi, error, **style)
-        ax.set(xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
-        return ax
 
 
 def local_entropy(
@@ -238,6 +161,7 @@ def local_entropy(
         method=method,
         beta=if_converged("beta"),
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
+        provenance=Provenance.here(),
     )
 
 

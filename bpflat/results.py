@@ -63,6 +63,73 @@ def _new_axes() -> Axes:
 
 
 @dataclass(frozen=True, eq=False)
+class LocalEntropyCurve(_Curves):
+    """Local entropy around one reference or R of them, one entry a point.
+
+    Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
+
+    Attributes
+    ----------
+    delta : ndarray
+        Variance Δ of the Gaussian prior around the reference.
+    distance : ndarray
+        ``d = |w' - w|²/(2KN)`` of the typical solution at that Δ; NaN where not converged.
+    log_z : ndarray
+        ``log Z(w, Δ)/(KN)``, nats per weight; NaN where not converged.
+    phi : ndarray
+        ``Φ_LE(w, d) ≤ 0``, nats per weight; NaN where not converged.
+    std_error : ndarray
+        Standard error of `phi`; NaN for methods that do not sample.
+    converged : ndarray of bool
+    n_iter : ndarray of int
+        Sweeps over all messages that the point took.
+    train_error : float or ndarray of shape (R,)
+        Fraction of training errors of the reference itself.
+    method : str
+    beta : ndarray
+        Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
+    reference : str or ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of the weights as given.
+    provenance : Provenance
+        Versions and revision that it was measured with; it does not count in comparisons.
+    """
+
+    kind = "local-entropy"
+    _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
+
+    delta: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    log_z: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    converged: NDArray[np.bool_]
+    n_iter: NDArray[np.int64]
+    train_error: float | NDArray[np.float64]
+    method: str
+    beta: NDArray[np.float64]
+    reference: str | NDArray[np.str_] = ""
+    provenance: Provenance = field(default=Provenance(), compare=False)
+
+    @property
+    def measure(self) -> str:
+        """Whose log fraction Φ is.
+
+        "count": of all w' that make no more errors than w (eq. 3).  "cost": the canonical quantity, in which w' weighs
+        ``e^{-β (E(w') - ⟨E⟩)}``, for a β that was given, or in files of version 0.1 balanced so that ⟨E⟩ is E(w).
+        """
+        return "cost" if np.isfinite(self.beta).any() else "count"
+
+    def _curves(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+        yield from zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True)
+
+    def _draw(self, ax: Axes, x: NDArray, mean: NDArray, error: NDArray, style: dict[str, Any]) -> None:
+        if np.isnan(error).all():
+            ax.plot(x, mean, **style)
+        else:
+            ax.errorbar(x, mean, error, **style)
+
+
+@dataclass(frozen=True, eq=False)
 class LocalEnergyProfile(_Curves):
     """The local energy δE against the noise amplitude σ (eq. 4).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
+from bpflat.provenance import Provenance
 from training.results import TrainedMinima
 from training.workers import Task, carry_out, part_path, tidy
 
@@ -148,8 +149,9 @@ def _curves(weights: NDArray, data: dict, **options) -> LocalEntropyCurve:
 
 def _joined(curves: Sequence[LocalEntropyCurve]) -> LocalEntropyCurve:
     """Curves of several sets of references as one."""
-    arrays = {name: np.concatenate([getattr(c, name) for c in curves]) for name in vars(curves[0]) if name != "method"}
-    return LocalEntropyCurve(method=curves[0].method, **arrays)
+    names = [name for name, value in vars(curves[0]).items() if isinstance(value, np.ndarray)]
+    arrays = {name: np.concatenate([getattr(curve, name) for curve in curves]) for name in names}
+    return replace(curves[0], **arrays, provenance=Provenance.joined(curve.provenance for curve in curves))
 
 
 def weights_of(minima: TrainedMinima) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import bpflat
-from bpflat import LocalEnergyProfile
+from bpflat import LocalEnergyProfile, LocalEntropyCurve
 from bpflat.provenance import Provenance
 from bpflat.storage import read_npz
 
@@ -25,7 +25,16 @@ def profile(n_references):
     return LocalEnergyProfile(np.array([0.0, 0.5, 1.0]), delta_error, delta_error / 9, train_error, 20, "a", None)
 
 
-@pytest.fixture(params=[profile])
+def curve(n_references):
+    shape = (3,) if n_references is None else (n_references, 3)
+    phi = np.linspace(-0.4, -0.1, np.prod(shape)).reshape(shape)
+    phi[..., 1] = np.nan
+    numbers = [phi**2, phi**2 / 2, 2 * phi, phi, -phi / 9, np.isfinite(phi), np.full(shape, 12)]
+    train_error = 0.1 if n_references is None else np.full(n_references, 0.1)
+    return LocalEntropyCurve(*numbers, train_error, "mcmc", np.full(shape, np.inf), "a")
+
+
+@pytest.fixture(params=[curve, profile])
 def make(request):
     """A function that makes a result of one reference (None) or some; it holds NaN."""
     return request.param
@@ -45,7 +54,7 @@ def no_figures_left():
 class TestComparison:
     def test_equal(self, make, result):
         again = dataclasses.replace(result)
-        assert result == again and not (result != again)
+        assert result == again
         assert result == dataclasses.replace(result, provenance=HERE)
 
     def test_each_field_counts(self, result):
@@ -53,7 +62,7 @@ class TestComparison:
             value = getattr(result, field.name)
             if field.name == "provenance":
                 continue
-            other = "other" if isinstance(value, str) else 0.25 if value is None else value * 0 + 7
+            other = "other" if isinstance(value, str) else 0.25 if value is None else np.zeros_like(value) + 7
             assert result != dataclasses.replace(result, **{field.name: other}), field.name
 
     def test_shapes_count(self, make):
@@ -88,6 +97,11 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"result\.npz is damaged: .* make it again"):
             type(result).load(tmp_path / "result.npz")
 
+    def test_kinds_are_told_apart(self, result, tmp_path):
+        result.save(tmp_path / "result.npz")
+        (other,) = {LocalEnergyProfile, LocalEntropyCurve} - {type(result)}
+        with pytest.raises(ValueError, match=f"kind {result.kind!r}, not {other.kind!r}"):
+            other.load(tmp_path / "result.npz")
 
 
 class TestPlot:
@@ -118,7 +132,10 @@ class TestPlot:
 class TestProvenance:
     def test_of_a_measurement(self):
         weights, patterns = np.ones((1, 5)), np.ones((3, 5))
-        versions = bpflat.local_energy(weights, patterns, np.ones(3), [0.1], n_samples=2).provenance.versions
+        problem = weights, patterns, np.ones(3)
+        energy, entropy = bpflat.local_energy(*problem, [0.1], n_samples=2), bpflat.local_entropy(*problem, [0.1])
+        assert energy.provenance == entropy.provenance
+        versions = entropy.provenance.versions
         assert versions["bpflat"] == bpflat.__version__ and versions["numpy"] == np.__version__
         assert set(versions) == {"bpflat", "numpy", "torch", "python"}
 
