@@ -1,5 +1,5 @@
 """The local energy (eq. 4) of any torch model, on CPU or GPU."""
 
-from bpflat.flatness.profile import fingerprint, local_energy
+from bpflat.flatness.energy import fingerprint, local_energy
 
 __all__ = ["fingerprint", "local_energy"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bpflat.flatness.perturbation import unwrap
+from bpflat.flatness.models import unwrap
 from bpflat.storage import read_npz
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".tar")

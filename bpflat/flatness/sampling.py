@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from bpflat.arguments import stream
 from bpflat.flatness.evaluation import Evaluation
-from bpflat.flatness.perturbation import Perturbation
+from bpflat.flatness.models import Perturbation
 from bpflat.flatness.processes import Processes
 
 _CHECK_EVERY = 16

@@ -18,7 +18,7 @@ import bpflat
 from bpflat import LocalEnergyProfile
 from bpflat.arguments import stream
 from bpflat.flatness import fingerprint, local_energy
-from bpflat.flatness.perturbation import Perturbation, choose
+from bpflat.flatness.models import Perturbation, choose
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.naive import flatness as naive_flatness
 

@@ -20,9 +20,9 @@ from bpflat.arguments import (
 )
 from bpflat.energy import LocalEnergyProfile, check_n_samples
 from bpflat.flatness.evaluation import PRECISIONS, Augmentation, Evaluation
+from bpflat.flatness.models import Choice, Perturbation, check_parameters, choose, copy_to, fingerprint, unwrap
 from bpflat.flatness.objective import Forward, Measure, Objective
 from bpflat.flatness.patterns import Data, Patterns
-from bpflat.flatness.perturbation import Choice, Perturbation, check_parameters, choose, copy_to, fingerprint, unwrap
 from bpflat.flatness.probe import check_model
 from bpflat.flatness.processes import Processes
 from bpflat.flatness.sampling import NOISE, ORDER, Sampling, mean_and_error
