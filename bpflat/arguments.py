@@ -301,6 +301,11 @@ def check_count(name: str, value: int, *, at_least: int = 1, at_most: int = _MOS
     raise ValueError(f"{name} must be a whole number, {wanted}{reason}; got {shown(value)}")
 
 
+def check_n_samples(n_samples: int) -> int:
+    """Return `n_samples` as an int ≥ 2, or raise a ValueError that says what to mend."""
+    return check_count("n_samples", n_samples, at_least=2, why="for a standard error")
+
+
 def check_jobs(n_jobs: int) -> int:
     """Return the number of processes as joblib reads it: from 1 on, or -1 for one a core, -2 for one less and so on."""
     try:
@@ -371,17 +376,3 @@ def check_seed(seed: int | np.random.SeedSequence | None) -> np.random.SeedSeque
     if seed is not None and not (_is_whole(number) and number >= 0):
         raise ValueError(f"seed must be None, an integer ≥ 0 or a SeedSequence, not {shown(seed)}")
     return np.random.SeedSequence(None if seed is None else int(number))
-
-
-def stream(seed: np.random.SeedSequence, *key: int) -> np.random.SeedSequence:
-    """Independent seed sequence of (seed, key): a descendant, as if by ``spawn`` in `seed` and its children.
-
-    Made by hand because ``spawn`` counts what it gave: a SeedSequence would not give the same one twice.
-    """
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key), pool_size=seed.pool_size)
-
-
-def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.random.SeedSequence]:
-    """Return n seed sequences: the children that ``SeedSequence(seed).spawn`` gives first."""
-    seed = check_seed(seed)
-    return [stream(seed, r) for r in range(n)]

@@ -7,10 +7,11 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bpflat.arguments import check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
+from bpflat.arguments import check_choice, check_grid, check_jobs, check_n_samples, check_problem
 from bpflat.bp.kernels import output_node
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
 from bpflat.provenance import Provenance
+from bpflat.randomness import spawn_streams
 from bpflat.results import LocalEnergyProfile
 
 _METHODS = ("sampling", "exact")
@@ -110,11 +111,6 @@ def local_energy(
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
         provenance=Provenance.here(),
     )
-
-
-def check_n_samples(n_samples: int) -> int:
-    """Return `n_samples` as an int ≥ 2, or raise a ValueError that says what to mend."""
-    return check_count("n_samples", n_samples, at_least=2, why="for a standard error")
 
 
 def _of_one(weights, patterns, labels, sigmas, method, n_samples, stream):

@@ -18,7 +18,6 @@ from bpflat.arguments import (
     check_grid,
     check_jobs,
     check_problem,
-    spawn_streams,
 )
 from bpflat.bp import edges, node_solver
 from bpflat.bp.nodes import nodes_of
@@ -29,6 +28,7 @@ from bpflat.ep import solve_ep
 from bpflat.mcmc import sample_log_z
 from bpflat.point import Point
 from bpflat.provenance import Provenance
+from bpflat.randomness import spawn_streams
 from bpflat.results import LocalEntropyCurve
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bpflat.arguments import check_count, check_grid
-from bpflat.energy import check_n_samples
+from bpflat.arguments import check_count, check_grid, check_n_samples
 from bpflat.flatness import local_energy
 from training.augment import Augmentation
 from training.deep_results import FlatnessHistory

@@ -1,4 +1,4 @@
-"""The profile δE(w, σ) of a torch model: from what is asked for to what comes of the draws."""
+"""The local energy δE(w, σ) of a torch model: from what is asked for to what comes of the draws."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from bpflat.arguments import (
     check_device,
     check_flag,
     check_grid,
+    check_n_samples,
     check_scalar,
     shown,
-    stream,
 )
-from bpflat.energy import LocalEnergyProfile, check_n_samples
 from bpflat.flatness.evaluation import PRECISIONS, Augmentation, Evaluation
-from bpflat.flatness.models import Choice, Perturbation, check_parameters, choose, copy_to, fingerprint, unwrap
+from bpflat.flatness.models import Choice, choose, copy_to, fingerprint, unwrap
+from bpflat.flatness.noise import Perturbation
 from bpflat.flatness.objective import Forward, Measure, Objective
 from bpflat.flatness.patterns import Data, Patterns
 from bpflat.flatness.probe import check_model
 from bpflat.flatness.processes import Processes
 from bpflat.flatness.sampling import NOISE, ORDER, Sampling, mean_and_error
+from bpflat.provenance import Provenance
+from bpflat.randomness import stream
+from bpflat.results import LocalEnergyProfile
 
 
 def local_energy(
@@ -231,7 +234,6 @@ def local_energy(
     block_size = check_count("block_size", block_size)
     objective = Objective(forward, loss, error)
     model = unwrap(model)
-    check_parameters(model)
     chosen = choose(model, parameters)
     device = check_device(next(iter(chosen.values())).device if device is None else device)
     processes = Processes.of(split, device)
@@ -241,7 +243,7 @@ def local_energy(
     layout = {"resident": resident, "channels_last": channels_last}
     patterns = Patterns(data, device, reader=objective.reader, dtype=dtype, **layout)
     subset = _check_subset(subset, patterns, batch_norm)
-    twin, tensors = copy_to(model, device)
+    twin, copies = copy_to(model, device, chosen)
     if channels_last:
         twin.to(memory_format=torch.channels_last)
     evaluation = Evaluation(
@@ -256,8 +258,7 @@ def local_energy(
         precision=precision,
         compiled=_compiled(twin, compile) if compile else None,
     )
-    w = [p.detach().to(device) for p in chosen.values()]  # the model's own where it is on the device
-    perturbation = Perturbation(w, [tensors[id(p)] for p in chosen.values()], stream(seed, NOISE))
+    perturbation = Perturbation(chosen.values(), copies, stream(seed, NOISE))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a model that draws is refused
         sampling = Sampling(perturbation, evaluation, seed, n_samples, subset, common, antithetic, processes)
         check_model(evaluation, perturbation, chosen)
@@ -278,6 +279,7 @@ def local_energy(
         train_loss=train_loss,
         delta_loss=mean[1],
         loss_std_error=deviation[1],
+        provenance=Provenance.here(),
     )
 
 

@@ -1,4 +1,4 @@
-"""The perturbed model: a copy on the device whose chosen parameters are w + σ z⊙w.
+"""Models as they are given: unwrapped, checked, copied to the device, told apart by their numbers.
 
 Working on a copy keeps the user's model untouched whatever happens, a Ctrl-C or a killed process included, and costs
 no memory: the weights without noise must be kept somewhere anyway, and the user's model does that.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from bpflat.arguments import shown, stream
+from bpflat.arguments import shown
 
 Choice = str | Iterable[str] | Callable[[str], bool] | None
 
@@ -27,26 +26,6 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model
-
-
-def check_parameters(model: nn.Module) -> None:
-    """Raise a ValueError that names the first part that cannot be perturbed, or is not finite."""
-    for name, module in model.named_modules():
-        what = f"module {name}" if name else "the model"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
-                f"{what} is of torch.jit: noise would not reach its weights; pass the Python module instead"
-            )
-        if type(module).__name__ == "FullyShardedDataParallel":
-            raise ValueError(f"{what} is sharded; gather the weights (torch.distributed.checkpoint) into a plain model")
-    for name, parameter in model.named_parameters():
-        if is_traceable_wrapper_subclass(parameter):
-            kind = type(parameter.data).__name__
-            raise ValueError(f"parameter {name} is a {kind}; gather it into a plain tensor (DTensor: full_tensor())")
-        if parameter.is_meta or nn.parameter.is_lazy(parameter):
-            raise ValueError(f"parameter {name} has no values yet; load them, or run a batch through a lazy model")
-        if not torch.isfinite(parameter).all():
-            raise ValueError(f"parameter {name} has NaN or infinite entries; was the training stable?")
 
 
 def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
@@ -61,8 +40,10 @@ def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
     Raises
     ------
     ValueError
-        When nothing is chosen, a name is unknown, or a chosen parameter is not of real numbers.
+        When some part of the model cannot be perturbed or is not finite, nothing is chosen, a name is unknown, or a
+        chosen parameter is not of real numbers.
     """
+    _check_parameters(model)
     every = dict(model.named_parameters(remove_duplicate=False))
     trainable = {name: p for name, p in every.items() if p.requires_grad}
     if parameters is None:
@@ -93,6 +74,26 @@ def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
     return chosen
 
 
+def _check_parameters(model: nn.Module) -> None:
+    """Raise a ValueError that names the first part that cannot be perturbed, or is not finite."""
+    for name, module in model.named_modules():
+        what = f"module {name}" if name else "the model"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{what} is of torch.jit: noise would not reach its weights; pass the Python module instead"
+            )
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise ValueError(f"{what} is sharded; gather the weights (torch.distributed.checkpoint) into a plain model")
+    for name, parameter in model.named_parameters():
+        if is_traceable_wrapper_subclass(parameter):
+            kind = type(parameter.data).__name__
+            raise ValueError(f"parameter {name} is a {kind}; gather it into a plain tensor (DTensor: full_tensor())")
+        if parameter.is_meta or nn.parameter.is_lazy(parameter):
+            raise ValueError(f"parameter {name} has no values yet; load them, or run a batch through a lazy model")
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"parameter {name} has NaN or infinite entries; was the training stable?")
+
+
 def _place(tensor: Tensor) -> tuple:
     """Where the numbers are: equal for tensors that share them, be they one object or tied by their storage."""
     if not tensor.numel():
@@ -101,15 +102,24 @@ def _place(tensor: Tensor) -> tuple:
     return storage, tensor.device, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def copy_to(model: nn.Module, device: torch.device) -> tuple[nn.Module, dict[int, Tensor]]:
+def copy_to(
+    model: nn.Module, device: torch.device, chosen: Mapping[str, nn.Parameter]
+) -> tuple[nn.Module, list[Tensor]]:
     """Copy a model onto a device without touching it.
+
+    Parameters
+    ----------
+    model : Module
+    device : torch.device
+    chosen : mapping
+        Some of its parameters, by name.
 
     Returns
     -------
     copy : Module
         In eval mode, without gradients; what was shared is shared.
-    tensors : dict
-        The copy of each parameter and buffer by the ``id`` of the original.
+    parameters : list of Parameter
+        The copies of those that are chosen.
 
     Raises
     ------
@@ -138,7 +148,7 @@ def copy_to(model: nn.Module, device: torch.device) -> tuple[nn.Module, dict[int
                 f"a copy of the model does not have the copy of its parameter {name}: some module has a __deepcopy__ "
                 "of its own, which must copy its tensors by copy.deepcopy(..., memo)"
             )
-    return twin.eval(), tensors
+    return twin.eval(), [tensors[id(parameter)] for parameter in chosen.values()]
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -150,50 +160,3 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(values.numpy())
     return digest.hexdigest()[:16]
-
-
-class Perturbation:
-    """Sets parameters to w + σ z⊙w.
-
-    One flat draw of the noise serves all parameters; z is a function of (seed, key) and of the chosen parameters alone.
-    CPU and CUDA draw different numbers.  Memory: one number of the noise for each parameter.
-
-    Parameters
-    ----------
-    w : list of Tensor
-        Read, never written.
-    parameters : list of Parameter
-        To be set, on the same device, of the same shapes and types as `w`.
-    seed : SeedSequence
-    """
-
-    def __init__(self, w: list[Tensor], parameters: list[Tensor], seed: np.random.SeedSequence):
-        self.w, self.parameters, self.seed = [part.detach() for part in w], parameters, seed
-        double = any(part.dtype == torch.float64 for part in w)
-        sizes = [part.numel() for part in w]
-        self.noise = torch.empty(sum(sizes), dtype=torch.float64 if double else torch.float32, device=w[0].device)
-        self.z = [z.view(part.shape) for z, part in zip(self.noise.split(sizes), w, strict=True)]
-        self.generator = torch.Generator(self.noise.device)
-
-    def draw(self, *key: int) -> list[Tensor]:
-        """Standard normal z of (seed, key), one for each parameter; valid until the next call."""
-        self.generator.manual_seed(int(stream(self.seed, *key).generate_state(1, np.uint64)[0] >> 1))
-        self.noise.normal_(generator=self.generator)
-        return self.z
-
-    def set(self, sigma: float, *key: int) -> None:
-        """Set the parameters to w + σ z⊙w; σ may be negative."""
-        if sigma:
-            for w, z, parameter in zip(self.w, self.draw(*key), self.parameters, strict=True):
-                torch.addcmul(w, w, z, value=sigma, out=parameter)
-        else:
-            torch._foreach_copy_(self.parameters, self.w)
-        torch.clear_autocast_cache()  # it may hold bfloat16 copies of the weights before
-
-    def force(self, strength: float, places: Iterable[int], *key: int) -> None:
-        """Set some parameters to w + strength · rms(w) z, rms(w) being 1 where w = 0, and leave the others."""
-        z = self.draw(*key)
-        for i in places:
-            rms = self.w[i].float().norm().item() / self.w[i].numel() ** 0.5
-            self.parameters[i].copy_(self.w[i]).add_(z[i], alpha=strength * (rms or 1.0))
-        torch.clear_autocast_cache()

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpflat.flatness.batches import leaves
 from bpflat.flatness.evaluation import Evaluation
-from bpflat.flatness.models import Perturbation
+from bpflat.flatness.noise import Perturbation
 
 _STRENGTHS = (1.0, 10.0, 100.0, 0.1) * 4
 """Of the forced changes that are tried: a single one may leave saturated or discrete outputs as they are."""

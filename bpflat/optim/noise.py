@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bpflat.arguments import check_seed, stream
+from bpflat.arguments import check_seed
 from bpflat.optim.wrapper import add_scaled_, flat_views
+from bpflat.randomness import integer_seed
 
 
 class Noise:
@@ -80,8 +81,7 @@ class Noise:
                 generator.set_state(saved[order])
             else:
                 self._agree()
-                own = stream(self._seed, 0, len(self._generators))
-                generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
+                generator.manual_seed(integer_seed(self._seed, 0, len(self._generators)))
             self._generators[device] = generator
         return self._generators[device]
 

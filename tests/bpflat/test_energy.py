@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import ndtr
 
 from bpflat import committee, energy
-from bpflat.arguments import spawn_streams
 from bpflat.energy import LocalEnergyProfile, local_energy
+from bpflat.randomness import spawn_streams
 from tests.naive import committee as naive
 
 NUMBERS = ["sigma", "delta_error", "std_error", "train_error", "n_samples"]

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 import bpflat
 from bpflat import LocalEnergyProfile
-from bpflat.arguments import stream
 from bpflat.flatness import fingerprint, local_energy
-from bpflat.flatness.models import Perturbation, choose
+from bpflat.flatness.models import choose
+from bpflat.flatness.noise import Perturbation
+from bpflat.randomness import stream
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.naive import flatness as naive_flatness
 
