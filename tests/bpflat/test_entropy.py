@@ -1,17 +1,12 @@
 """local_entropy: curves, limits, stored solutions, bad input, files."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bpflat import LocalEntropyCurve, committee, load_reduced_fashion_mnist, local_entropy
+from bpflat import LocalEntropyCurve, committee, local_entropy
 from bpflat.bp import make_nodes, solve_edges, solve_nodes
-from tests.bpflat.estimators.test_bp import random_instance
-
-REFERENCE = Path(__file__).parents[1] / "reference"
+from tests.instances import random_instance
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +114,6 @@ class TestCurve:
         assert_array_equal(curve.converged, [True, False, True])
         for name in ("phi", "log_z", "distance"):
             assert_array_equal(np.isnan(getattr(curve, name)), [False, True, False])
-
-
-@pytest.fixture(scope="module")
-def stored():
-    """Three trained machines with their data, and what an independent implementation found around them."""
-    with np.load(REFERENCE / "solutions.npz") as archive:
-        weights = archive["weights"].astype(float)
-    data = load_reduced_fashion_mnist()
-    problems = [(w, data.train_patterns, data.train_labels) for w in weights]
-    return problems, json.loads((REFERENCE / "expected.json").read_text())
 
 
 class TestStoredSolutions:

@@ -278,7 +278,7 @@ class TestCompetition:
     def task(self, tmp_path):
         """Three models of width 3, one of width 5; 20 images of 6 × 6 pixels in 2 classes."""
         pytest.importorskip("h5py")
-        from tests.training.published.test_pgdl import write
+        from tests.training.published.toy_pgdl import write
 
         rng = np.random.default_rng(4)
         task = tmp_path / "task"

@@ -8,8 +8,7 @@ from scipy.stats import norm
 from bpflat import local_entropy
 from bpflat.bp import make_nodes
 from bpflat.ep import _covariance, _log_det, solve_ep
-from tests.bpflat.estimators.test_bp import random_instance
-from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 
@@ -92,7 +91,7 @@ class TestAgainstOthers:
 
 class TestStoredSolutions:
     @pytest.mark.parametrize("index", range(3))
-    def test_expected(self, stored, index):  # noqa: F811
+    def test_expected(self, stored, index):
         problems, expected = stored
         points = expected[index]["ep"]
         curve = local_entropy(*problems[index], [p["delta"] for p in points], method="ep")
@@ -100,7 +99,7 @@ class TestStoredSolutions:
             assert_allclose(getattr(curve, name), [p[name] for p in points], rtol=1e-6)
 
     @pytest.mark.parametrize("index", range(3))
-    def test_whole_range_converges(self, stored, index):  # noqa: F811
+    def test_whole_range_converges(self, stored, index):
         problems, _ = stored
         curve = local_entropy(*problems[index], [1e-3, 0.1, 1.0, 4.0], method="ep")
         assert curve.converged.all() and np.all(np.diff(curve.phi) < 0) and np.all(curve.phi < 0)

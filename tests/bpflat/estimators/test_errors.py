@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from bpflat import local_entropy
 from bpflat.bp.errors import count_errors, tolerant_output_node
-from tests.bpflat.estimators.test_bp import random_instance
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 METHODS = ("bp", "ep")

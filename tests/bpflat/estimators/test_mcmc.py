@@ -8,8 +8,7 @@ from scipy.stats import norm
 from bpflat import local_entropy, mcmc
 from bpflat.bp import make_nodes
 from bpflat.mcmc import sample_log_z
-from tests.bpflat.estimators.test_bp import random_instance
-from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 
@@ -167,7 +166,7 @@ class TestCall:
 
 
 class TestTrainedMachine:
-    def test_against_direct_sampling(self, stored):  # noqa: F811
+    def test_against_direct_sampling(self, stored):
         """SGD slow, Δ = 0.1: more than half of the prior's samples make no error, so they can simply be counted."""
         problems, _ = stored
         right = np.count_nonzero(prior_errors(*problems[1], 0.1, 4000) == 0)

@@ -1,17 +1,15 @@
 """The networks of Table 1: published numbers of parameters, published weights, ShakeDrop's two random factors."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.stored import WEIGHTS
 from training.models import MODELS, make_model
 from training.models.cifar_resnet import CifarResNet, load_published, zero_padded_shortcut
 from training.models.pyramidnet import PyramidNet, ShakeDrop, shake
 from training.models.small import VGGLike
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "../shared/data/weights"
 FROM_TORCHVISION = {"resnet18", "resnet18-imagenet-stem", "resnet50", "densenet121", "efficientnet-b0"}
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from tests.training.published.toy_pgdl import SHAPE, write
 from training.pgdl import load_model, read_records
 
 h5py = pytest.importorskip("h5py")
@@ -22,23 +23,6 @@ LAYERS = [
     {"layer_name": "Dense", "units": 6, "activation": "relu", "kernel_regularizer": None},
     {"layer_name": "Dense", "units": 3},
 ]
-SHAPE = (7, 6, 2)
-
-
-def write(folder, layers, arrays, shape=SHAPE):
-    """A model's folder; `arrays` are lists, one a layer with weights, named as Keras names them."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_config": layers, "input_shape": list(shape)}))
-    with h5py.File(folder / "weights.hdf5", "w") as file:
-        names = [f"wrapped_layer_{i}" if i else "wrapped_layer" for i in range(len(arrays))]
-        file.attrs["layer_names"] = [name.encode() for name in names]
-        for name, values in zip(names, arrays, strict=True):
-            group = file.create_group(name)
-            weight_names = [f"{name}/array{j}:0" for j in range(len(values))]
-            group.attrs["weight_names"] = [n.encode() for n in weight_names]
-            for n, value in zip(weight_names, values, strict=True):
-                group[n] = value
-    return folder
 
 
 @pytest.fixture
