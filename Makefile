@@ -41,9 +41,10 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-test  ## check style and formatting
+lint: $(VENV)/.installed-test  ## check style, formatting and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 format: $(VENV)/.installed-test  ## mend style and formatting where a program can
 	$(BIN)/python -m ruff check --fix .
@@ -56,7 +57,7 @@ data: $(VENV)/.installed  ## make the data file again (SOURCE=FOLDER: from files
 	$(BIN)/python data/builder/reduced_fashion_mnist.py $(if $(SOURCE),--source "$(SOURCE)",--download)
 
 clean:  ## remove the environment and what building left, but no results
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose interpreter is gone is made again from nothing; a stamp is set only after success, so that

@@ -11,7 +11,7 @@ import numbers
 import os
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,7 +58,7 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _unwrapped(values: object) -> object:
+def _unwrapped(values: Any) -> Any:
     """`values` with tensors as arrays, or a ValueError for what numpy would misread, even within lists."""
     if isinstance(values, list | tuple):
         return values if set(map(type, values)) <= _NUMBERS else [_unwrapped(value) for value in values]
@@ -223,7 +223,7 @@ def check_grid(
 # --- numbers ------------------------------------------------------------------------------------
 
 
-def _number(value: object) -> object:
+def _number(value: Any) -> Any:
     """What a number of numpy, an array or a tensor without dimensions holds; other things as they are."""
     if isinstance(value, np.timedelta64 | np.ma.MaskedArray) or getattr(value, "ndim", None) != 0:
         return value

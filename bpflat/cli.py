@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -206,7 +207,7 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
     if not isinstance(arguments.model_options, dict):
         raise ValueError(f"--model-options must be a JSON object, not {arguments.model_options!r}")
     given = {name: getattr(arguments, name) for name in ("forward", "loss", "error")}
-    functions = {name: find(function) for name, function in given.items() if function is not None}
+    functions: dict[str, Any] = {name: find(function) for name, function in given.items() if function is not None}
     as_stored = {"forward", "loss"} <= functions.keys()
     return flatness.local_energy(
         make_model(arguments.factory, arguments.weights, arguments.model_options),
@@ -250,10 +251,12 @@ def _draw_of(found: dict[str, np.ndarray]) -> dict:
 
 def _read(path: Path) -> LocalEntropyCurve | LocalEnergyProfile:
     kind = str(read_npz(path).get("kind", "unmarked"))
-    readers = {"local-entropy": LocalEntropyCurve, "local-energy": LocalEnergyProfile}
-    if kind not in readers:
-        raise ValueError(f"{path} is of kind {kind!r}; `bpflat info` reads {' and '.join(readers)}")
-    return readers[kind].load(path)
+    for result in (LocalEntropyCurve, LocalEnergyProfile):
+        if kind == result.kind:
+            return result.load(path)
+    raise ValueError(
+        f"{path} is of kind {kind!r}; `bpflat info` reads {LocalEntropyCurve.kind} and {LocalEnergyProfile.kind}"
+    )
 
 
 def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
@@ -274,27 +277,26 @@ def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
 
 def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
     """Lines for people: a block a reference, a row a point."""
-    entropy = isinstance(result, LocalEntropyCurve)
-    names = (
-        ("delta", "distance", "log_z", "phi", "std_error", "beta") if entropy else ("sigma", "delta_error", "std_error")
-    )
-    if not entropy and result.delta_loss is not None:
-        names += ("delta_loss", "loss_std_error")
-    main_array = result.phi if entropy else result.delta_error
-    columns = [
-        np.broadcast_to(getattr(result, name), main_array.shape).reshape(-1, main_array.shape[-1]) for name in names
-    ]
+    if isinstance(result, LocalEntropyCurve):
+        title = f"local entropy by {result.method}, {WEIGHED[result.measure]}"
+        names = ["delta", "distance", "log_z", "phi", "std_error", "beta"]
+        shape, n_failed = result.phi.shape, int(np.count_nonzero(~result.converged))
+    else:
+        title = "local energy"
+        names = ["sigma", "delta_error", "std_error"]
+        names += ["delta_loss", "loss_std_error"] if result.delta_loss is not None else []
+        shape, n_failed = result.delta_error.shape, 0
+    columns = [np.broadcast_to(getattr(result, name), shape).reshape(-1, shape[-1]) for name in names]
     widths = [max(12, len(name)) for name in names]
-    title = f"local entropy by {result.method}, {WEIGHED[result.measure]}" if entropy else "local energy"
     lines = []
     for r, error in enumerate(np.atleast_1d(result.train_error)):
         lines.append(f"{title}, reference {r}, training error {error:.2%}")
         lines.append(" ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
-        for i in range(main_array.shape[-1]):
+        for i in range(shape[-1]):
             row = zip(columns, widths, strict=True)
             lines.append(" ".join(f"{column[r, i]:{width}.5g}" for column, width in row))
-    if entropy and not result.converged.all():
-        lines.append(f"{np.count_nonzero(~result.converged)} points did not converge (nan)")
+    if n_failed:
+        lines.append(f"{n_failed} points did not converge (nan)")
     return "\n".join(lines)
 
 

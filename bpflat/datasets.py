@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -110,7 +111,7 @@ def load_reduced_fashion_mnist(
     )
 
 
-def _draw(labels: NDArray, n_train: int | None, seed: int, balanced: bool) -> NDArray[np.intp]:
+def _draw(labels: NDArray[np.int8], n_train: int | None, seed: int, balanced: bool) -> NDArray[np.intp]:
     """Positions of the drawn patterns among the `labels` of the training split."""
     seed = check_count("seed", seed, at_least=0, at_most=2**32 - 1)
     balanced = check_flag("balanced", balanced)
@@ -134,7 +135,7 @@ def _draw(labels: NDArray, n_train: int | None, seed: int, balanced: bool) -> ND
 
 def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Bits (P, 98) to float64 ±1 (P, 784)."""
-    return 2.0 * np.unpackbits(packed, axis=1, count=N_INPUTS) - 1.0
+    return 2.0 * np.unpackbits(packed, axis=1, count=N_INPUTS).astype(np.float64) - 1.0
 
 
 def _candidates() -> tuple[Path, Path]:
@@ -143,7 +144,7 @@ def _candidates() -> tuple[Path, Path]:
     return package / "data" / FILE_NAME, package.parent / "data" / FILE_NAME
 
 
-def _read_data_file() -> dict[str, NDArray]:
+def _read_data_file() -> dict[str, NDArray[Any]]:
     """Read every array of the data file, after its checksum."""
     candidates = _candidates()
     path = next((path for path in candidates if path.is_file()), None)

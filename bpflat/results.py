@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+_Floats = NDArray[np.float64]
+
+
 class _Curves(StoredResult):
     """Base of results that are curves with standard errors, one a reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
 
-    def _curves(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
         raise NotImplementedError
 
@@ -52,7 +55,7 @@ class _Curves(StoredResult):
         ax.set(xlabel=self._labels[0], ylabel=self._labels[1])
         return ax
 
-    def _draw(self, ax: Axes, x: NDArray, mean: NDArray, error: NDArray, style: dict[str, Any]) -> None:
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         raise NotImplementedError
 
 
@@ -119,10 +122,10 @@ class LocalEntropyCurve(_Curves):
         """
         return "cost" if np.isfinite(self.beta).any() else "count"
 
-    def _curves(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         yield from zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True)
 
-    def _draw(self, ax: Axes, x: NDArray, mean: NDArray, error: NDArray, style: dict[str, Any]) -> None:
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         if np.isnan(error).all():
             ax.plot(x, mean, **style)
         else:
@@ -173,10 +176,10 @@ class LocalEnergyProfile(_Curves):
     loss_std_error: NDArray[np.float64] | None = None
     provenance: Provenance = field(default=Provenance(), compare=False)
 
-    def _curves(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
             yield self.sigma, mean, error
 
-    def _draw(self, ax: Axes, x: NDArray, mean: NDArray, error: NDArray, style: dict[str, Any]) -> None:
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         (line,) = ax.plot(x, mean, **style)
         ax.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.25, lw=0)

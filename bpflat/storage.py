@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bpflat.arguments import check_path
 from bpflat.provenance import Provenance
@@ -22,7 +23,7 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` only when the block ends without an exception.
 
     Parameters
@@ -66,31 +67,31 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
-def discard_temporaries(folder: str | os.PathLike, pattern: str) -> None:
+def discard_temporaries(folder: str | os.PathLike[str], pattern: str) -> None:
     """Delete what killed writers left in `folder` of files whose names match the glob `pattern`."""
     for temporary in Path(folder).glob(f".{pattern}.*.part"):
         temporary.unlink(missing_ok=True)
 
 
-def save_npz(path: str | os.PathLike, kind: str, **arrays: object) -> None:
-    """Write `arrays` and the mark `kind` to a compressed ``.npz`` file, atomically.
+def save_npz(path: str | os.PathLike[str], kind: str, **values: object) -> None:
+    """Write arrays of `values` and the mark `kind` to a compressed ``.npz`` file, atomically.
 
     Raises
     ------
     OSError
         As `atomic_write`.
     ValueError
-        When one of `arrays` is not of numbers or text (None, say): it could not be read back without pickle.
+        When one of `values` is not of numbers or text (None, say): it could not be read back without pickle.
     """
-    arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    for name, value in arrays.items():
-        if value.dtype.hasobject:
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in values.items()}
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
             raise ValueError(f"{name} cannot be stored: an array of Python objects; use numbers or text")
     with atomic_write(path) as file:
         np.savez_compressed(file, kind=np.array(kind), **arrays)
 
 
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """Read every array of an ``.npz`` file of numbers and text.
 
     Raises
@@ -108,7 +109,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
 
 
-def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def load_npz(path: str | os.PathLike[str], kind: str, names: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
     """Read every array of a file written by `save_npz`.
 
     Parameters
@@ -136,7 +137,7 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
     return arrays
 
 
-def save_result(path: str | os.PathLike, kind: str, result: Any) -> None:
+def save_result(path: str | os.PathLike[str], kind: str, result: Any) -> None:
     """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it.
 
     A `Provenance` is written as JSON.
@@ -146,15 +147,15 @@ def save_result(path: str | os.PathLike, kind: str, result: Any) -> None:
     save_npz(path, kind, **{name: value for name, value in plain.items() if value is not None})
 
 
-def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result:
+def load_result(path: str | os.PathLike[str], kind: str, cls: type[Result]) -> Result:
     """Read what `save_result` wrote; fields that are not there keep their default.
 
     Raises what `load_npz` raises: fields without a default must be there.
     """
     of_class = fields(cls)  # type: ignore[arg-type]
     arrays = load_npz(path, kind, tuple(field.name for field in of_class if _is_required(field)))
-    names = {field.name for field in of_class}
-    values = {name: array if array.ndim else array.item() for name, array in arrays.items() if name in names}
+    known = {field.name: arrays[field.name] for field in of_class if field.name in arrays}
+    values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in known.items()}
     if "provenance" in values:
         try:
             values["provenance"] = Provenance.from_json(values["provenance"])
@@ -163,7 +164,7 @@ def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result
     return cls(**values)
 
 
-def _is_required(field: Field) -> bool:
+def _is_required(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
@@ -181,7 +182,7 @@ class StoredResult:
 
     kind: ClassVar[str]
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a ``.npz`` file, whole or not at all.
 
         Parameters
@@ -199,7 +200,7 @@ class StoredResult:
         save_result(path, self.kind, self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote, by this version or an earlier one.
 
         Raises
@@ -220,6 +221,6 @@ class StoredResult:
     __hash__ = None  # type: ignore[assignment]  # as of arrays
 
 
-def _equal(a: object, b: object) -> bool:
-    a, b = np.asarray(a), np.asarray(b)
+def _equal(one: object, other: object) -> bool:
+    a, b = np.asarray(one), np.asarray(other)
     return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")

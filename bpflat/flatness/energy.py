@@ -235,22 +235,23 @@ def local_energy(
     objective = Objective(forward, loss, error)
     model = unwrap(model)
     chosen = choose(model, parameters)
-    device = check_device(next(iter(chosen.values())).device if device is None else device)
-    processes = Processes.of(split, device)
+    where = check_device(next(iter(chosen.values())).device if device is None else device)
+    processes = Processes.of(split, where)
     seed = processes.same_seed(seed)
 
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    layout = {"resident": resident, "channels_last": channels_last}
-    patterns = Patterns(data, device, reader=objective.reader, dtype=dtype, **layout)
+    patterns = Patterns(
+        data, where, reader=objective.reader, dtype=dtype, resident=resident, channels_last=channels_last
+    )
     subset = _check_subset(subset, patterns, batch_norm)
-    twin, copies = copy_to(model, device, chosen)
+    twin, copies = copy_to(model, where, chosen)
     if channels_last:
         twin.to(memory_format=torch.channels_last)
     evaluation = Evaluation(
         twin,
         patterns,
         objective,
-        batch_size=batch_size or patterns.largest or (128 if device.type == "cpu" else 512),
+        batch_size=batch_size or patterns.largest or (128 if where.type == "cpu" else 512),
         block_size=block_size,
         recompute=batch_norm == "recompute",
         order=_shuffled(patterns.n_rows, stream(seed, ORDER)),
@@ -259,7 +260,7 @@ def local_energy(
         compiled=_compiled(twin, compile) if compile else None,
     )
     perturbation = Perturbation(chosen.values(), copies, stream(seed, NOISE))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a model that draws is refused
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):  # a model that draws is refused
         sampling = Sampling(perturbation, evaluation, seed, n_samples, subset, common, antithetic, processes)
         check_model(evaluation, perturbation, chosen)
     decides = 0 if objective.has_error else 1  # what `tolerance` is of

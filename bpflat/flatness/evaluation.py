@@ -125,7 +125,8 @@ class Evaluation:
         MemoryError
             When memory runs out for a single pattern, or for a block of those that must stay together.
         """
-        total, kept, weights = self.zero.clone(), [], torch.zeros(2, dtype=torch.float64)
+        total, weights = self.zero.clone(), torch.zeros(2, dtype=torch.float64)
+        kept: list[Tensor] = []
         with self._settings():
             if self.normed:
                 self._estimate_statistics(seed, check)
@@ -190,7 +191,7 @@ class Evaluation:
             if not check:
                 raise
             raise ValueError(self._misfit(batch, stage, error)) from error
-        if check:
+        if n_before is not None:
             self._check(*values, batch, n_before)
             self.writes_data |= not all(map(_same, tensors(given), tensors(batch)))
         return values
@@ -251,12 +252,12 @@ class Evaluation:
                 if devices:
                     with torch.cuda.device(device):
                         torch.cuda.manual_seed(seed + i)
-                block = self._augmented(block)
+                block = self._augmented(block, self.augment)
             yield block
 
-    def _augmented(self, block: Batch) -> Batch:
+    def _augmented(self, block: Batch, augment: Augmentation) -> Batch:
         given = clone(block)  # augment may work in place
-        augmented = (self.augment(given[0]), block[1]) if self.patterns.reader.pairs else self.augment(given)
+        augmented = (augment(given[0]), block[1]) if self.patterns.reader.pairs else augment(given)
         if form(augmented) != form(block) or row_count(augmented) != row_count(block):
             raise ValueError("augment must return one input for each that it gets")
         return augmented

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.co
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def find(name: str) -> object:
+def find(name: str) -> Any:
     """Return the object that MODULE:ATTRIBUTE names; modules of the working directory are found too."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
@@ -26,7 +27,7 @@ def find(name: str) -> object:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found: object = importlib.import_module(module)
+        found = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
@@ -34,7 +35,7 @@ def find(name: str) -> object:
     return found
 
 
-def make_model(factory: str, weights: Path | None, options: dict) -> nn.Module:
+def make_model(factory: str, weights: Path | None, options: dict[str, Any]) -> nn.Module:
     """Call MODULE:FACTORY with keyword `options` and load a file of weights into what it gives.
 
     Raises
@@ -162,7 +163,7 @@ def _images(path: Path, transform: str | None, batch_size: int | None) -> Iterab
         raise ValueError(
             f"folders of images need torchvision, which cannot be imported ({error}); pip install torchvision"
         ) from error
-    convert: Callable = to_tensor if transform is None else find(transform)  # type: ignore[assignment]
+    convert: Callable = to_tensor if transform is None else find(transform)
     try:
         images = ImageFolder(str(path), convert)
     except FileNotFoundError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from bpflat.arguments import shown
 
 Choice = str | Iterable[str] | Callable[[str], bool] | None
+_Place = tuple[Any, ...]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -60,7 +62,7 @@ def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
         if unknown:
             raise ValueError(f"the model has no parameters {shown(unknown)}; it has {', '.join(every) or 'none'}")
         chosen = {name: every[name] for name in every if name in set(names)}  # the model's order, not the list's
-    once: dict[tuple, str] = {}
+    once: dict[_Place, str] = {}
     for name, p in chosen.items():
         once.setdefault(_place(p), name)
     chosen = {name: chosen[name] for name in once.values() if chosen[name].numel()}
@@ -94,7 +96,7 @@ def _check_parameters(model: nn.Module) -> None:
             raise ValueError(f"parameter {name} has NaN or infinite entries; was the training stable?")
 
 
-def _place(tensor: Tensor) -> tuple:
+def _place(tensor: Tensor) -> _Place:
     """Where the numbers are: equal for tensors that share them, be they one object or tied by their storage."""
     if not tensor.numel():
         return (id(tensor),)
@@ -128,10 +130,10 @@ def copy_to(
     """
     attributes = (value for module in model.modules() for value in vars(module).values())
     computed = (value for value in attributes if isinstance(value, Tensor) and value.grad_fn is not None)
-    places: dict[tuple, Tensor] = {}
+    places: dict[tuple[bool, _Place], Tensor] = {}
     tensors: dict[int, Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers(), *computed):
-        at = (isinstance(tensor, nn.Parameter), *_place(tensor))
+        at = isinstance(tensor, nn.Parameter), _place(tensor)
         if at not in places:
             values = tensor.detach().to(device, copy=True)
             is_parameter = isinstance(tensor, nn.Parameter)

@@ -86,7 +86,7 @@ def _differ(evaluation: Evaluation, before: Iterable[Tensor], after: Iterable[Te
 
     That is √ε of their largest entry, ε being the resolution of the coarsest arithmetic at work.
     """
-    coarsest = {"tf32": 2.0**-10, "bfloat16": 2.0**-7, "float16": 2.0**-10}.get(evaluation.precision, 0.0)
+    coarsest = {"tf32": 2.0**-10, "bfloat16": 2.0**-7, "float16": 2.0**-10}.get(evaluation.precision or "", 0.0)
     types = {p.dtype for p in evaluation.model.parameters() if p.is_floating_point()}
     for a, b in zip(before, after, strict=True):
         if a.shape != b.shape:

@@ -90,7 +90,7 @@ class Sampling:
         """See to it that the totals of w are known as draw i sees it."""
         if self.known[i]:
             return
-        if self.evaluation.augment is None:
+        if self.evaluation.augment is None and rows is not None:
             scores = self.evaluation.scores
             self.at_w[i] = scores[:, rows.to(scores.device)].sum(dim=1, dtype=self.at_w.dtype)
         else:

@@ -190,7 +190,7 @@ class EntropySGD(Wrapper):
         inner = make_base(base, groups, options)
         eta = {"lr": check_scalar("outer_lr", outer_lr)}
         outer = make_base(base, [group | eta for group in groups], options | eta)
-        loop = {"gamma": gamma, "L": L, "epsilon": epsilon, "alpha": alpha, "reset_inner": reset_inner}
+        loop: dict[str, Any] = {"gamma": gamma, "L": L, "epsilon": epsilon, "alpha": alpha, "reset_inner": reset_inner}
         return cls(inner, outer, **loop, project=project, seed=seed)
 
     @property

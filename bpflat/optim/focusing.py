@@ -26,7 +26,7 @@ class Constant:
 
     gamma: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_scalar("gamma", self.gamma)
 
     def __call__(self, tau: float) -> float:
@@ -48,7 +48,7 @@ class Exponential:
     gamma0: float
     gamma1: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_scalar("gamma0", self.gamma0)
         check_scalar("gamma1", self.gamma1)
 
@@ -93,7 +93,7 @@ class Cosine:
     gamma_max: float
     epochs: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_scalar("gamma_max", self.gamma_max)
         check_scalar("epochs", self.epochs, above=0.0)
 

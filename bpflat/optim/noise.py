@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Noise:
             saved[name.partition(":")[0]].append(state.cpu().clone())
         self._saved, self._generators = dict(saved), {}
 
-    def __deepcopy__(self, memo: dict) -> Noise:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Noise:
         """Copy that draws the same numbers."""
         twin = copy.copy(self)
         twin.load(self.state())

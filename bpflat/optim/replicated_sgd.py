@@ -385,7 +385,7 @@ class ReplicatedSGD(Wrapper):
                 add_scaled_(members, offsets[: len(members)], -pull)
                 offsets = offsets[len(members) :]
 
-    def __deepcopy__(self, memo: dict) -> ReplicatedSGD:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplicatedSGD:
         """Copy as of the base class, in the same processes."""
         memo[id(self.group)] = self.group
         twin = super().__deepcopy__(memo)
