@@ -135,8 +135,8 @@ def check_array(
     return array
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
-    return len(found) == len(wanted) and all(isinstance(w, str) or f == w for f, w in zip(found, wanted, strict=True))
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    return len(shape) == len(wanted) and all(isinstance(w, str) or n == w for n, w in zip(shape, wanted, strict=True))
 
 
 def check_weights(weights: ArrayLike, *, many: bool = True, zero_rows: bool = True) -> NDArray[np.float64]:
@@ -343,9 +343,9 @@ def check_path(name: str, value: str | os.PathLike) -> str | os.PathLike:
     return value
 
 
-def check_axes(ax: Axes | None) -> Axes | None:
-    """Return `ax` if it is None or draws as matplotlib's Axes do."""
-    if ax is not None and not callable(getattr(ax, "fill_between", None)):
+def check_axes(ax: Axes) -> Axes:
+    """Return `ax` if it draws as matplotlib's Axes do."""
+    if not callable(getattr(ax, "fill_between", None)):
         raise ValueError(f"ax must be matplotlib Axes, not {shown(ax)}")
     return ax
 
@@ -357,8 +357,8 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         if not isinstance(device, str | torch.device):
             raise TypeError("it must be the name of one")
-        if (found := torch.empty(0, device=device).device).type != "meta":
-            return found
+        if (present := torch.empty(0, device=device).device).type != "meta":
+            return present
         reason = "it holds no numbers"
     except Exception as error:  # as the backends please
         reason = str(error).partition("\n")[0]

@@ -223,27 +223,27 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
 
 def _problem(arguments: argparse.Namespace):
     """Weights, patterns and labels that the command line names."""
-    found = read_npz(arguments.weights)
-    if "weights" not in found:
-        raise ValueError(f"{arguments.weights} lacks an array `weights`; it has {', '.join(found) or 'nothing'}")
-    data = read_npz(arguments.data) if arguments.data else found
+    stored = read_npz(arguments.weights)
+    if "weights" not in stored:
+        raise ValueError(f"{arguments.weights} lacks an array `weights`; it has {', '.join(stored) or 'nothing'}")
+    data = read_npz(arguments.data) if arguments.data else stored
     if "patterns" in data and "labels" in data:
-        return found["weights"], data["patterns"], data["labels"]
-    if arguments.data or check_weights(found["weights"]).shape[-1] != 784:
+        return stored["weights"], data["patterns"], data["labels"]
+    if arguments.data or check_weights(stored["weights"]).shape[-1] != 784:
         raise ValueError(f"{arguments.data or arguments.weights} lacks `patterns` and `labels`; name them by --data")
-    drawn = _draw_of(found)
+    drawn = _draw_of(stored)
     bundled = load_reduced_fashion_mnist(
         drawn.get("n_train", 500) if arguments.n_train is None else arguments.n_train,
         seed=drawn.get("data_seed", 0) if arguments.data_seed is None else arguments.data_seed,
         balanced=drawn.get("balanced", False),
     )
-    return found["weights"], bundled.train_patterns, bundled.train_labels
+    return stored["weights"], bundled.train_patterns, bundled.train_labels
 
 
-def _draw_of(found: dict[str, np.ndarray]) -> dict:
+def _draw_of(stored: dict[str, np.ndarray]) -> dict:
     """What minima know of the patterns that they were trained on; nothing where `data` is something else."""
     try:
-        drawn = json.loads(str(found.get("data", "")))
+        drawn = json.loads(str(stored.get("data", "")))
     except ValueError:
         return {}
     return drawn if isinstance(drawn, dict) else {}

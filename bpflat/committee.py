@@ -59,9 +59,9 @@ def predict(weights: ArrayLike, patterns: ArrayLike) -> NDArray[np.int8]:
     Parameters
     ----------
     weights : array_like, shape (K, N) or (R, K, N)
-        K odd.  The scale of a row does not matter; any finite one will do.
+        Machines with K odd.  The scale of a row does not matter; any finite one will do.
     patterns : array_like, shape (P, N)
-        Of sizes between 1e-70 and 1e70, or zeros.
+        Inputs x, of sizes between 1e-70 and 1e70, or zeros.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def error(
     Returns
     -------
     float or ndarray of shape (R,)
-        In [0, 1].
+        A fraction in [0, 1].
 
     Raises
     ------

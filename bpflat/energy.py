@@ -59,7 +59,7 @@ def local_energy(
     Returns
     -------
     LocalEnergyProfile
-        With a leading axis R where `weights` have one.
+        Arrays with a leading axis R where `weights` have one.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def local_energy(
 
     references = in_unit_range(weights).reshape(-1, *weights.shape[-2:])
     tasks = [
-        joblib.delayed(_of_one)(reference, patterns, labels, sigmas, method, n_samples, stream)
+        joblib.delayed(_rises)(reference, patterns, labels, sigmas, method, n_samples, stream)
         for reference, stream in zip(references, streams, strict=True)
     ]
     if n_jobs == 1 or len(tasks) == 1:
@@ -113,7 +113,7 @@ def local_energy(
     )
 
 
-def _of_one(
+def _rises(
     weights: _Floats,
     patterns: _Floats,
     labels: _Floats,

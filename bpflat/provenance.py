@@ -23,7 +23,7 @@ class Provenance:
     Attributes
     ----------
     versions : dict of str
-        Of bpflat, numpy, torch and python; empty where a file does not say.
+        Version of bpflat, numpy, torch and python, by name; empty where a file does not say.
     git_revision : str
         Commit of the checkout, with "-dirty" where files were changed, or "unknown".
     """

@@ -16,7 +16,6 @@ from bpflat.storage import StoredResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 _Floats = NDArray[np.float64]
 
 
@@ -35,7 +34,7 @@ class _Curves(StoredResult):
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; new ones, of a new figure, by default.
+            Axes to draw on; new ones, of a new figure, by default.
         **style
             Options of ``ax.plot`` (color, label, …); a label marks the first curve only.
 
@@ -48,12 +47,12 @@ class _Curves(StoredResult):
         ValueError
             When `ax` are no axes.
         """
-        ax = check_axes(ax) or _new_axes()
+        axes = _new_axes() if ax is None else check_axes(ax)
         for x, mean, error in self._curves():
-            self._draw(ax, x, mean, error, style)
+            self._draw(axes, x, mean, error, style)
             style.pop("label", None)
-        ax.set(xlabel=self._labels[0], ylabel=self._labels[1])
-        return ax
+        axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
+        return axes
 
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         raise NotImplementedError

@@ -41,8 +41,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ValueError
         When `path` cannot be the name of a file.
     OSError
-        With the path and what to do, when the folder cannot be written or the disk is full;
-        `path` then holds what it held before.
+        When the folder cannot be written or the disk is full; the message names the path and the mend, and `path`
+        holds what it held before.
     """
     path = Path(check_path("path", path))
     temporary = None
@@ -79,7 +79,7 @@ def save_npz(path: str | os.PathLike[str], kind: str, **values: object) -> None:
     Raises
     ------
     OSError
-        As `atomic_write`.
+        Whatever `atomic_write` raises.
     ValueError
         When one of `values` is not of numbers or text (None, say): it could not be read back without pickle.
     """
@@ -128,9 +128,9 @@ def load_npz(path: str | os.PathLike[str], kind: str, names: tuple[str, ...] = (
         When the file is truncated, corrupted, of another kind, or lacks one of `names`.
     """
     arrays = read_npz(path)
-    found = str(arrays.pop("kind", "unmarked"))
-    if found != kind:
-        raise ValueError(f"{path} holds a result of kind {found!r}, not {kind!r}; check the file name")
+    stored_kind = str(arrays.pop("kind", "unmarked"))
+    if stored_kind != kind:
+        raise ValueError(f"{path} holds a result of kind {stored_kind!r}, not {kind!r}; check the file name")
     missing = sorted(set(names) - set(arrays))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it was made by another version: make it again")
@@ -221,6 +221,6 @@ class StoredResult:
     __hash__ = None  # type: ignore[assignment]  # as of arrays
 
 
-def _equal(one: object, other: object) -> bool:
-    a, b = np.asarray(one), np.asarray(other)
+def _equal(value: object, other: object) -> bool:
+    a, b = np.asarray(value), np.asarray(other)
     return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")

@@ -85,7 +85,7 @@ def local_energy(
         parameters: neither of the batch size nor of the number of processes.  The CPU and CUDA draw different
         numbers.  None takes fresh entropy.
     device : str or torch.device, optional
-        Where to compute; by default where the model is.
+        Device to compute on; by default that of the model.
     forward : callable, optional
         ``forward(model, batch)`` gives the outputs, of any type.  It must call the model that it gets: a copy.  Tensors
         keep their types; without `forward` the inputs take that of the model.
@@ -137,15 +137,15 @@ def local_energy(
         Keep the data on the device (True), stream them at every pass (False), or do what fits (None: a third of a
         GPU's free memory, 4 GiB on the CPU).
     precision : {None, "float32", "tf32", "bfloat16", "float16"}
-        Of matrix products and convolutions: torch's present settings, full single precision, TF32 where the GPU has
-        it, or autocast.  See Notes.
+        Arithmetic of matrix products and convolutions: torch's present settings, full single precision, TF32 where
+        the GPU has it, or autocast.  See Notes.
     channels_last : bool
         Keep images and convolutions in this memory format.
     compile : bool or str
         Pass the model through torch.compile; a string is its `mode`, and "reduce-overhead" uses CUDA graphs.  Pays off
         where a GPU waits for Python: small networks or batches, many draws.
     split : bool
-        Where torch.distributed is initialised (torchrun), share the draws among the processes, all of which must call
+        Share the draws among the processes where torch.distributed is initialised (torchrun), all of which must call
         and have the whole data; each gets the result.  False: this process does all.
     progress : bool
         Show a bar over the draws on stderr.
@@ -153,8 +153,8 @@ def local_energy(
     Returns
     -------
     LocalEnergyProfile
-        With `train_loss`, `delta_loss` and `loss_std_error`.  `n_samples` is an array (S,) with `tolerance`;
-        `reference` is `bpflat.flatness.fingerprint` of the model.
+        Errors, and losses in `train_loss`, `delta_loss` and `loss_std_error`.  `n_samples` is an array (S,) with
+        `tolerance`; `reference` is `bpflat.flatness.fingerprint` of the model.
 
     Raises
     ------

@@ -45,7 +45,7 @@ class Evaluation:
     Parameters
     ----------
     model : Module
-        On the device, in eval mode; its BatchNorm statistics are changed where they are re-estimated.
+        The model on the device, in eval mode; its BatchNorm statistics are changed where they are re-estimated.
     patterns : Patterns
     objective : Objective
     batch_size : int
@@ -55,7 +55,7 @@ class Evaluation:
     recompute : bool
         Estimate the BatchNorm statistics before every pass.
     order : Tensor of int, optional
-        Of the patterns, for the BatchNorm statistics.
+        Order of the patterns for the BatchNorm statistics.
     augment : callable, optional
         Inputs to inputs, or batches to batches where these are no pairs, with torch's global random numbers.
     precision : str, optional
@@ -112,7 +112,7 @@ class Evaluation:
         Parameters
         ----------
         seed : int
-            Of the augmentation.
+            Seed of the augmentation.
         rows : Tensor, optional
             Indices of the patterns; all by default.
         check : bool
@@ -121,7 +121,7 @@ class Evaluation:
         Raises
         ------
         ValueError
-            With `check`, when data, model and functions do not fit together, or something is not a number.
+            When data, model and functions do not fit together, or something is not a number; only with `check`.
         MemoryError
             When memory runs out for a single pattern, or for a block of those that must stay together.
         """
@@ -136,17 +136,17 @@ class Evaluation:
                 while start < end:
                     stop = min(start + self.batch_size, end)
                     batch = self.patterns.slices(block, *(() if n_rows is None else (start, stop)))
-                    found = self._of_batch(batch, sum(part.shape[1] for part in kept) if check else None)
-                    if found is None:
+                    values = self._of_batch(batch, sum(part.shape[1] for part in kept) if check else None)
+                    if values is None:
                         self._halve(n_rows is not None)
                         continue
-                    batch_scores = scores(*found)
+                    batch_scores = scores(*values)
                     total += batch_scores.sum(dim=1, dtype=total.dtype)
                     start = stop
                     if check:
                         self.first = self.first if kept else self._sample(batch)
                         kept.append(batch_scores)
-                        weights += total_weights(*found)
+                        weights += total_weights(*values)
         if check:
             if not kept:
                 raise ValueError("the data set is empty")

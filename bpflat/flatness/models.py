@@ -37,7 +37,7 @@ def choose(model: nn.Module, parameters: Choice) -> dict[str, nn.Parameter]:
     ----------
     model : Module
     parameters : None, "weights", iterable of str, or callable
-        As `bpflat.flatness.local_energy` takes it.
+        Choice, as `bpflat.flatness.local_energy` takes it.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def _check_parameters(model: nn.Module) -> None:
 
 
 def _place(tensor: Tensor) -> _Place:
-    """Where the numbers are: equal for tensors that share them, be they one object or tied by their storage."""
+    """Place of the numbers: equal for tensors that share them, be they one object or tied by their storage."""
     if not tensor.numel():
         return (id(tensor),)
     storage = tensor.untyped_storage().data_ptr()
@@ -119,7 +119,7 @@ def copy_to(
     Returns
     -------
     copy : Module
-        In eval mode, without gradients; what was shared is shared.
+        Copy in eval mode, without gradients; what was shared is shared.
     parameters : list of Parameter
         The copies of those that are chosen.
 

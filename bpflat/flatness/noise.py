@@ -20,9 +20,9 @@ class Perturbation:
     Parameters
     ----------
     w : iterable of Tensor
-        Read, never written; copied only where they are on another device.
+        Parameters w, read and never written; copied only where they are on another device.
     parameters : list of Parameter
-        To be set, of the same shapes and types as `w`; noise is drawn on their device.
+        Parameters to be set, of the same shapes and types as `w`; noise is drawn on their device.
     seed : SeedSequence
     """
 

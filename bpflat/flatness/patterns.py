@@ -98,7 +98,7 @@ class Patterns:
     Parameters
     ----------
     data : batch, or iterable of batches
-        Of what `reader` takes; numpy arrays will do for tensors.
+        Patterns in batches that `reader` takes; numpy arrays will do for tensors.
     device : torch.device
     reader : Reader
     dtype : torch.dtype

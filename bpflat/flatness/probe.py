@@ -29,9 +29,9 @@ def check_model(evaluation: Evaluation, perturbation: Perturbation, chosen: dict
     Parameters
     ----------
     evaluation : Evaluation
-        After a checked pass.
+        Evaluation that has made a checked pass.
     perturbation : Perturbation
-        At w, where it is left.
+        Noise, at w before and after.
     chosen : dict
         The parameters of the model itself whose copies it perturbs, by name.
 

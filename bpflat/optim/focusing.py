@@ -21,7 +21,7 @@ class Constant:
     Parameters
     ----------
     gamma : float
-        At least 0 and finite, else ValueError.
+        Coupling, at least 0 and finite, else ValueError.
     """
 
     gamma: float
@@ -42,7 +42,7 @@ class Exponential:
     Parameters
     ----------
     gamma0, gamma1 : float
-        At least 0 and finite, else ValueError.
+        First coupling γ₀ and its growth γ₁ an epoch, at least 0 and finite, else ValueError.
     """
 
     gamma0: float
@@ -85,7 +85,7 @@ class Cosine:
     Parameters
     ----------
     gamma_max : float
-        At least 0 and finite, else ValueError.
+        Last coupling, at least 0 and finite, else ValueError.
     epochs : float
         τ_tot, positive, else ValueError.
     """

@@ -57,7 +57,7 @@ class Noise:
         for kind in {device.type for device in self._generators}:
             used = [g.get_state() for device, g in self._generators.items() if device.type == kind]
             states[kind] = used + self._saved.get(kind, [])[len(used) :]
-        return {f"{kind}:{i}": state for kind, found in states.items() for i, state in enumerate(found)}
+        return {f"{kind}:{i}": state for kind, of_kind in states.items() for i, state in enumerate(of_kind)}
 
     def load(self, states: dict[str, Tensor]) -> None:
         """Go on where `state` was called."""
