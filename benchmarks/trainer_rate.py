@@ -18,10 +18,10 @@ import itertools
 import math
 
 from training import randomness  # before torch: it settles how torch's threads wait
-from training.descent import SpanDescent
-from training.ensemble import Ensemble
-from training.problem import Problem, torch_threads
-from training.protocols import PROTOCOLS, Protocol
+from training.committee.descent import SpanDescent
+from training.committee.ensemble import Ensemble
+from training.committee.problem import Problem, torch_threads
+from training.committee.protocols import PROTOCOLS, Protocol
 
 # isort: split
 import numpy as np

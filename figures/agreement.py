@@ -29,7 +29,7 @@ from figures.panels import save_figure, save_table, save_text
 from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
 from figures.style import LOOKS, Look, use_style
 from figures.summary import FAR, NOISE, Minima, correlation_text, markdown, scalars
-from training.results import TrainedMinima
+from training.committee.results import TrainedMinima
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results")

@@ -28,10 +28,11 @@ from figures.measures import problem_of
 from figures.panels import save_table, save_text
 from figures.statistics import Interval, mean_interval, paired_difference
 from figures.summary import FAR, NEAR, NOISE, markdown
-from training.checkpoints import require_same
 from training.committee import run
-from training.protocols import PROTOCOLS, Protocol
-from training.results import STOPPED, TrainedMinima, git_revision
+from training.committee.protocols import PROTOCOLS, Protocol
+from training.committee.results import STOPPED, TrainedMinima
+from training.provenance import git_revision
+from training.result_file import require_same
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results") / "conventions"

@@ -30,10 +30,10 @@ from figures.panels import save_figure, save_table, save_text
 from figures.statistics import Interval, mean_interval, paired_difference, rank_correlation, variance_components
 from figures.style import LOOKS, use_style
 from figures.summary import Minima, markdown, scalars
-from training.checkpoints import require_same
 from training.committee import run
-from training.protocols import PROTOCOLS, Protocol, current_fields
-from training.results import git_revision
+from training.committee.protocols import PROTOCOLS, Protocol, current_fields
+from training.provenance import git_revision
+from training.result_file import require_same
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results") / "draws"

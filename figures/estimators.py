@@ -22,8 +22,8 @@ from bpflat import LocalEntropyCurve
 from figures.measures import problem_of, stored, weights_of
 from figures.panels import save_figure, save_table
 from figures.style import LOOKS, use_style
-from training.protocols import PROTOCOLS
-from training.results import TrainedMinima
+from training.committee.protocols import PROTOCOLS
+from training.committee.results import TrainedMinima
 
 RESULTS = Path(__file__).with_name("results")
 DISTANCES = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15])

@@ -18,11 +18,10 @@ from figures.measures import Series, measure
 from figures.panels import draw, save_figure, save_table, save_text, table
 from figures.style import Look, use_style
 from figures.summary import report
-from training.committee import add_worker_options
+from training.committee.protocols import Protocol
+from training.committee.sweep import Training, run_all
 from training.progress import StatusLine
-from training.protocols import Protocol
-from training.sweep import Training, run_all
-from training.workers import SweepError, tidy
+from training.workers import SweepError, add_worker_options, tidy
 
 Measured = TypeVar("Measured")
 N_TRAIN = 500  # the paper's training patterns
@@ -141,7 +140,7 @@ def collect(
     device : str
         "cpu" or "cuda".
     n_jobs, scheduler, chunk
-        Who does the work, and how many restarts are a task; see `training.sweep.run_all`.
+        Who does the work, and how many restarts are a task; see `training.committee.sweep.run_all`.
 
     Raises
     ------

@@ -7,7 +7,7 @@ import sys
 
 from figures.experiment import Experiment, Preset, main
 from figures.style import LOOKS
-from training.protocols import PROTOCOLS
+from training.committee.protocols import PROTOCOLS
 
 FIG1 = Experiment(
     name="fig1",

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from figures.panels import save_figure, save_table
 from figures.style import LOOKS, use_style
 from figures.table1 import load_runs
-from training.deep_results import DeepRun
-from training.recipes import COLUMNS, LABELS, RECIPES
+from training.deep.recipes import COLUMNS, LABELS, RECIPES
+from training.deep.results import DeepRun
 
 ROWS = ("resnet18-cifar10", "resnet50-tiny-imagenet")
 COLUMN_LOOKS = {

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from figures.profiles import Profiles, draw_evolution, draw_final, load_profiles, save_all
 from figures.style import use_style
-from training.recipes import RECIPES
+from training.deep.recipes import RECIPES
 
 
 def draw(found: Sequence[Profiles]) -> Figure:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from figures.profiles import Profiles, draw_final, load_profiles, save_all
 from figures.style import use_style
-from training.recipes import RECIPES
+from training.deep.recipes import RECIPES
 
 ROWS = (
     "efficientnet-b0-cifar100",

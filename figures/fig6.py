@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from figures.experiment import Experiment, Preset, main
 from figures.style import LOOKS
-from training.protocols import PROTOCOLS
+from training.committee.protocols import PROTOCOLS
 
 DROPOUT = (0.0, 0.1, 0.3, 0.5, 0.7)  # the paper does not name its probabilities
 

@@ -27,7 +27,6 @@ from figures.pgdl import STOP_LOSS, measure_missing
 from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
 from figures.style import LOOKS, use_style
 from figures.summary import correlation_text, markdown
-from training.deep_trainer import describe
 from training.progress import StatusLine
 from training.workers import SweepError
 
@@ -190,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
     """Command line."""
     p = argparse.ArgumentParser(prog="python -m figures.fig7", description=__doc__)
     p.add_argument("--preset", choices=GRIDS, default="quick", help="grid of networks (default: quick)")
-    p.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
+    p.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, see training.deep.images")
     p.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
     p.add_argument("--results", type=Path, help="of networks and pictures (default: fig7, or fig7-pgdl with --pgdl)")
     for name, kind, what in (
@@ -229,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     folder = arguments.results or RESULTS.with_name("fig7-pgdl" if arguments.pgdl else "fig7")
     use_style()
-    progress = StatusLine(interval=10.0, rewrite=False, describe=describe)
+    progress = StatusLine(interval=10.0, rewrite=False)
     grid = grid_from(arguments)
     try:
         if arguments.pgdl:

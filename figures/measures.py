@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
-from training.results import TrainedMinima
+from training.committee.results import TrainedMinima
 from training.workers import Task, carry_out, part_path, tidy
 
 DISTANCES = np.array([0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0])

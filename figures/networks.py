@@ -18,13 +18,13 @@ from torch import nn
 
 from bpflat.flatness import local_energy
 from bpflat.storage import load_result, save_result
-from training.checkpoints import require_same
 from training.deep import run
-from training.deep_trainer import DeepReport
-from training.images import load_images
+from training.deep.images import load_images
+from training.deep.recipes import Annealing, Recipe, as_plain
+from training.deep.trainer import DeepReport
 from training.models import make_model
-from training.recipes import Annealing, Recipe, as_plain
-from training.results import git_revision, library_versions
+from training.provenance import git_revision, library_versions
+from training.result_file import require_same
 from training.workers import Task, carry_out
 
 KIND = "measured-network"

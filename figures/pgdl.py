@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from figures.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
-from training.checkpoints import require_same
-from training.pgdl import ModelRecord, load_model, read_records
-from training.tfrecords import read_images
+from training.published.pgdl import ModelRecord, load_model, read_records
+from training.published.tfrecords import read_images
+from training.result_file import require_same
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Architecture:
 
     @classmethod
     def of(cls, model: nn.Module) -> Architecture:
-        """Read it off a model of `training.pgdl.load_model`."""
+        """Read it off a model of `training.published.pgdl.load_model`."""
         kinds = (nn.MaxPool2d, nn.Conv2d, nn.Linear)
         pools, convolutions, dense = ([m for m in model.modules() if isinstance(m, kind)] for kind in kinds)
         width = convolutions[-1].out_channels if convolutions else 0
@@ -78,7 +78,7 @@ def measure_missing(
     ValueError
         No such models, hyper-parameters that have other names, results of another setting, damaged files.
     FileNotFoundError, ImportError
-        As `training.pgdl.load_model` and `training.tfrecords.read_images`.
+        As `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
     """
     n_found, images = 0, None
     for record in read_records(task):

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from figures.fig2 import COLUMN_LOOKS
 from figures.panels import save_figure, save_table
 from figures.table1 import load_runs
-from training.deep_results import DeepRun
-from training.recipes import LABELS
+from training.deep.recipes import LABELS
+from training.deep.results import DeepRun
 
 NAMES = LABELS | {"baseline": "SGD"}
 LEGEND_LINES = 8

@@ -23,9 +23,10 @@ from bpflat import LocalEnergyProfile
 from bpflat.flatness import local_energy
 from figures.panels import save_figure, save_table
 from figures.style import Look, use_style
-from training.augment import normalise
-from training.images import load_images
-from training.models.cifar_resnet import CifarResNet, load_published
+from training.deep.augment import normalise
+from training.deep.images import load_images
+from training.models.cifar_resnet import CifarResNet
+from training.published.resnets import load_published
 
 RESULTS = Path(__file__).with_name("results") / "published-resnets"
 LOOKS = {
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m figures.published_resnets", description=__doc__)
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of the published .th files")
-    parser.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
+    parser.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, see training.deep.images")
     parser.add_argument("--n-train", type=int, default=5000, help="training images (default: 5000)")
     parser.add_argument("--n-test", type=int, default=2000, help="test images (default: 2000)")
     parser.add_argument("--n-samples", type=int, default=64, help="draws at each σ (default: 64)")

@@ -20,9 +20,9 @@ from joblib import Parallel, delayed, parallel_config
 from figures.panels import save_text
 from figures.summary import markdown
 from training.committee import run
+from training.committee.protocols import PROTOCOLS, Protocol
+from training.committee.results import STOPPED, TrainedMinima
 from training.progress import StatusLine
-from training.protocols import PROTOCOLS, Protocol
-from training.results import STOPPED, TrainedMinima
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results")

@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 from bpflat.storage import atomic_write
 from figures.panels import save_figure, save_table
 from figures.style import use_style
-from training.deep import KEEP_CONTRACTION, add_flatness_options, flatness_plan, run
-from training.deep_results import DeepRun
-from training.deep_trainer import describe
+from training.deep import run
+from training.deep.flatness import add_flatness_options, flatness_plan
+from training.deep.recipes import COLUMNS, LABELS, RECIPES, find_recipe
+from training.deep.results import DeepRun
+from training.deep.training import KEEP_CONTRACTION
 from training.progress import StatusLine
-from training.recipes import COLUMNS, LABELS, RECIPES, find_recipe
 
 # Test errors in percent, (mean, standard deviation or None), of the paper's Table 1.
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
@@ -251,7 +252,7 @@ def _train(recipe, folder: Path, data: Path | None, seed: int, options: dict) ->
 
     if options.get("device", "cpu") == "cpu":
         torch.set_num_threads(1)
-    status = StatusLine(interval=10.0, rewrite=False, describe=describe)
+    status = StatusLine(interval=10.0, rewrite=False)
     run(recipe, folder, data=data, seed=seed, progress=status, **options)
 
 

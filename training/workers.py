@@ -5,6 +5,7 @@ The driver alone writes results, so workers need no disk in common with it.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import glob
 import os
@@ -204,6 +205,19 @@ def _connect(address: str):
             file=sys.stderr,
         )
     return client
+
+
+def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
+    """Add --jobs, --chunk and --scheduler, which say who does the work of a sweep."""
+    p.add_argument(
+        "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one a core)"
+    )
+    p.add_argument("--chunk", type=int, metavar="N", help="train N restarts a task, to spread them (default: all)")
+    p.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of a Dask scheduler, tcp://HOST:PORT, do the work instead",
+    )
 
 
 # Files of a sweep: RESULT.npz, its parts RESULT.part-FIRST-LAST.npz while it is not whole, and their checkpoints.

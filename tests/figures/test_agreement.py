@@ -22,7 +22,7 @@ def found():
         def forbidden(*args, **options):
             raise AssertionError("a stored result was computed again")
 
-        for name in ("training.sweep.train", "bpflat.local_entropy", "bpflat.local_energy"):
+        for name in ("training.committee.sweep.train", "bpflat.local_entropy", "bpflat.local_energy"):
             patch.setattr(name, forbidden)
         yield solutions((FIG1, FIG6), agreement.RESULTS)
 

@@ -16,9 +16,9 @@ from figures import fig7, networks, pgdl
 from figures.networks import SIGMAS, Grid, Network, load_networks, train_missing
 from figures.pgdl import Architecture, measure_missing
 from figures.statistics import UNKNOWN
-from training.augment import Augmentation
+from training.deep.augment import Augmentation
 from training.models.small import VGGLike
-from training.tfrecords import read_images
+from training.published.tfrecords import read_images
 
 TOY = Grid(
     dropout=(0.0, 0.5),

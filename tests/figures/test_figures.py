@@ -14,7 +14,7 @@ from figures.experiment import collect, main
 from figures.fig1 import FIG1
 from figures.fig6 import FIG6
 from figures.style import LOOKS
-from training.protocols import PROTOCOLS
+from training.committee.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]
 STORED = Path(__file__).parents[2] / "figures" / "results" / "fig1-quick"
@@ -25,7 +25,7 @@ def no_computing(monkeypatch):
     def forbidden(*args, **options):
         raise AssertionError("a stored result was computed again")
 
-    monkeypatch.setattr("training.sweep.train", forbidden)
+    monkeypatch.setattr("training.committee.sweep.train", forbidden)
     monkeypatch.setattr("bpflat.local_entropy", forbidden)
     monkeypatch.setattr("bpflat.local_energy", forbidden)
 

@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose
 from figures import fig3, fig4, fig5, profiles
 from figures.profiles import LEGEND_LINES, load_profiles, note
 from tests.figures.test_table1 import saved
-from training import deep
-from training.deep_results import FlatnessHistory
-from training.recipes import as_plain, find_recipe
+from training.deep.__main__ import main
+from training.deep.recipes import as_plain, find_recipe
+from training.deep.results import DeepRun, FlatnessHistory
 
 ROW, OTHER = "resnet18-cifar10", "resnet110-cifar10"
 SIGMA = np.array([0.1, 0.2, 0.4])
@@ -195,10 +195,10 @@ def test_a_run_that_was_really_trained(tmp_path):
         "--flatness-sigmas",
         "0.5",
     ]
-    assert deep.main(command) == 0
+    assert main(command) == 0
     assert fig3.main(["--results", str(results), "--row", "smallconvnet-cifar10"]) == 0
     assert [r["epoch"] for r in table(results / "fig3.csv")] == ["2", "3"]
-    run = deep.DeepRun.load(results / "smallconvnet-cifar10-baseline-seed0.npz")
+    run = DeepRun.load(results / "smallconvnet-cifar10-baseline-seed0.npz")
     last = table(results / "fig3.csv")[-1]
     assert float(last["delta_error (%)"]) == pytest.approx(100 * run.flatness.delta_error[-1, 0], rel=1e-5)
     assert float(last["train loss"]) == pytest.approx(run.train_loss, rel=1e-3)

@@ -10,7 +10,7 @@ from figures.draws import NEIGHBOURS, Draws, components_table, differences_table
 from figures.experiment import collect
 from figures.fig1 import FIG1
 from figures.summary import correlation_table, mean_and_error, protocol_table, scalars
-from training.protocols import PROTOCOLS
+from training.committee.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]
 STORED = Path(__file__).parents[2] / "figures" / "results" / "fig1-quick"

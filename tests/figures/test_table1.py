@@ -9,9 +9,8 @@ from numpy.testing import assert_allclose
 
 from figures import fig2, table1
 from figures.table1 import PAPER, Cell, cells, load_runs, plus_minus, table, verdict
-from training import deep
-from training.deep_results import METRICS, DeepRun
-from training.recipes import RECIPES, as_plain, find_recipe
+from training.deep.recipes import RECIPES, as_plain, find_recipe
+from training.deep.results import METRICS, DeepRun
 
 ROW = "smallconvnet-cifar10"
 
@@ -132,7 +131,7 @@ def test_one_command_trains_what_is_missing(tmp_path, monkeypatch):
     def forbidden(*args, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(deep, "train", forbidden)
+    monkeypatch.setattr("training.deep.training.train", forbidden)
     assert table1.main(command) == 0
     assert (results / "table1.md").read_text() == text
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.training.committee.toy_training import small
-from training.protocols import PROTOCOLS, Protocol, current_fields, grow
-from training.results import TrainedMinima
+from training.committee.protocols import PROTOCOLS, Protocol, current_fields, grow
+from training.committee.results import TrainedMinima
 
 RESULTS = Path(__file__).parents[3] / "figures" / "results"
 NAN, INF = math.nan, math.inf

@@ -12,14 +12,14 @@ import torch
 from bpflat import load_reduced_fashion_mnist
 from bpflat.storage import load_npz, save_npz
 from tests.training.committee.toy_training import small, toy
-from training import kernels, trainer
-from training.checkpoints import KIND
-from training.ensemble import Ensemble
-from training.loss import descent_slopes_
-from training.problem import Problem, Span, span_serves
-from training.protocols import PROTOCOLS
-from training.results import CAPPED, STOPPED
-from training.trainer import train
+from training.committee import kernels, trainer
+from training.committee.checkpoints import KIND
+from training.committee.ensemble import Ensemble
+from training.committee.loss import descent_slopes_
+from training.committee.problem import Problem, Span, span_serves
+from training.committee.protocols import PROTOCOLS
+from training.committee.results import CAPPED, STOPPED
+from training.committee.trainer import train
 
 CPU = torch.device("cpu")
 

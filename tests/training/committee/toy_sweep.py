@@ -11,7 +11,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from figures.measures import Series, measure
 from tests.training.committee.toy_training import small
-from training.sweep import Training, run_all
+from training.committee.sweep import Training, run_all
 
 OPERATIONS = ("fsync", "replace", "unlink")
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from bpflat import committee
-from training.protocols import PROTOCOLS
+from training.committee.protocols import PROTOCOLS
 
 
 def toy(n_patterns=60, n_inputs=21, seed=0):

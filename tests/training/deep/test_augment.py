@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from training import augment
-from training.augment import (
+from training.deep import augment
+from training.deep.augment import (
     FAST_RANGES,
     MIRRORED,
     OPERATIONS,
@@ -176,7 +176,8 @@ PUBLISHED = {  # of Fast AutoAugment: what its level x from 0 to 1 makes of an o
 
 def levels_of(name):
     """Levels with which the sub-policies found on ImageNet have the operation, as they are stored."""
-    entries = json.loads((Path(augment.__file__).parent / "policies" / "fast-autoaugment-imagenet.json").read_text())
+    file = Path(augment.__file__).parents[1] / "policies" / "fast-autoaugment-imagenet.json"
+    entries = json.loads(file.read_text())
     return np.array([level for steps in entries for operation, _, level in steps if operation == name])
 
 

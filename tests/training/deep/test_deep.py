@@ -15,16 +15,17 @@ from bpflat.flatness import local_energy
 from bpflat.optim import ReplicatedSGD
 from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable, toy
 from training import models
-from training.augment import Augmentation
-from training.deep import main, run
-from training.deep_events import TAGS
-from training.deep_flatness import FlatnessPlan
-from training.deep_results import METRICS, DeepRun, EpochMetrics
-from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
-from training.images import load_images
+from training.deep import run
+from training.deep.__main__ import main
+from training.deep.augment import Augmentation
+from training.deep.events import TAGS
+from training.deep.flatness import FlatnessPlan
+from training.deep.images import load_images
+from training.deep.recipes import COLUMNS
+from training.deep.results import METRICS, DeepRun, EpochMetrics
+from training.deep.trainer import DeepReport, begin, centre, evaluate, train
 from training.progress import StatusLine
 from training.randomness import device_seeds, minibatch_orders, sequence
-from training.recipes import COLUMNS
 
 
 @pytest.fixture(autouse=True)
@@ -391,12 +392,12 @@ def test_event_files_without_tensorboard(data, tmp_path, monkeypatch, capsys):
 
 def test_progress_line(capsys):
     metrics = EpochMetrics(3, 9.0, 0.02, 0.5, 1.2345, 0.25, 1.0, 0.3, 0.01, 1234.0)
-    line = describe(DeepReport("resnet18-cifar10-rsgd seed 0", 53, metrics), 0.5)
+    line = DeepReport("resnet18-cifar10-rsgd seed 0", 53, metrics).describe(0.5)
     assert line == (
         "resnet18-cifar10-rsgd seed 0 epoch 3/53 | η 0.02 | γ 0.5 distance 1.00e-02 | loss 1.2345 train 25.00% | "
         "test 30.00% | 1234 images/s | 2 min left"
     )
-    status = StatusLine(interval=0.0, describe=describe)
+    status = StatusLine(interval=0.0)
     for epoch in (3, 4):
         status(DeepReport("run", 53, dataclasses.replace(metrics, epoch=epoch, gamma=float("nan"))))
     assert capsys.readouterr().err.startswith("run epoch 4/53 | η 0.02 | loss")

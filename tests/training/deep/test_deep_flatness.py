@@ -15,12 +15,13 @@ from bpflat.optim import batchnorm_statistics
 from tests.training.deep.test_models import WEIGHTS
 from tests.training.deep.toy_deep import Tiny, coloured_images, toy
 from training import models
-from training.augment import Augmentation
-from training.deep_flatness import FlatnessPlan, measure_flatness
-from training.deep_trainer import begin, centre, train
-from training.images import load_images
-from training.models.cifar_resnet import CifarResNet, load_published
-from training.recipes import Drops
+from training.deep.augment import Augmentation
+from training.deep.flatness import FlatnessPlan, measure_flatness
+from training.deep.images import load_images
+from training.deep.recipes import Drops
+from training.deep.trainer import begin, centre, train
+from training.models.cifar_resnet import CifarResNet
+from training.published.resnets import load_published
 
 ROOT = Path(__file__).resolve().parents[3]
 CIFAR10 = ROOT / "../shared/data/cifar10"

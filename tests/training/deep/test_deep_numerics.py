@@ -18,13 +18,14 @@ from bpflat.optim import ReplicatedSGD, attraction_limit
 from tests.training.deep.test_models import WEIGHTS
 from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
 from training import models
-from training.augment import Augmentation
-from training.deep_results import DeepRun
-from training.deep_trainer import State, begin, centre, evaluate, require_stable_attraction, train
-from training.images import load_images
+from training.deep.augment import Augmentation
+from training.deep.images import load_images
+from training.deep.recipes import RECIPES, Drops, find_recipe, with_printed_growth
+from training.deep.results import DeepRun
+from training.deep.trainer import State, begin, centre, evaluate, require_stable_attraction, train
 from training.models import make_model
-from training.models.cifar_resnet import CifarResNet, load_published
-from training.recipes import RECIPES, Drops, find_recipe, with_printed_growth
+from training.models.cifar_resnet import CifarResNet
+from training.published.resnets import load_published
 
 ROOT = Path(__file__).resolve().parents[3]
 CIFAR10 = ROOT / "../shared/data/cifar10"

@@ -16,9 +16,9 @@ from tests.gloo_processes import launcher
 from tests.training.deep import deep_processes
 from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable
 from training import models
-from training.deep import main
-from training.deep_results import DeepRun
-from training.processes import first_decides, gather_states, is_first, own_replicas, process_group
+from training.deep.__main__ import main
+from training.deep.processes import first_decides, gather_states, is_first, own_replicas, process_group
+from training.deep.results import DeepRun
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 NAME = "resnet18-cifar10-rsgd-seed0"

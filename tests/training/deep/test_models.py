@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from training.models import MODELS, make_model
-from training.models.cifar_resnet import CifarResNet, load_published, zero_padded_shortcut
+from training.models.cifar_resnet import CifarResNet, zero_padded_shortcut
 from training.models.pyramidnet import PyramidNet, ShakeDrop, shake
 from training.models.small import VGGLike
+from training.published.resnets import load_published
 
 WEIGHTS = Path(__file__).resolve().parents[3] / "../shared/data/weights"
 FROM_TORCHVISION = {"resnet18", "resnet18-imagenet-stem", "resnet50", "densenet121", "efficientnet-b0"}

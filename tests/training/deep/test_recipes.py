@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.augment import autoaugment_cifar10
-from training.deep_results import DeepRun
-from training.images import SOURCES
+from training.deep.augment import autoaugment_cifar10
+from training.deep.images import SOURCES
+from training.deep.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, as_plain, find_recipe
+from training.deep.results import DeepRun
+from training.deep.rmsprop import TensorFlowRMSprop
 from training.models import MODELS
-from training.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, as_plain, find_recipe
-from training.rmsprop import TensorFlowRMSprop
 
 RESULTS = Path(__file__).parents[3] / "figures" / "results" / "table1"
 ALL = [recipe for row in RECIPES.values() for recipe in row.values()]

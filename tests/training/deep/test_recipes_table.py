@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bpflat.optim import EntropySGD, ReplicatedSGD
+from training.deep.recipes import COLUMNS, RECIPES
 from training.models import make_model
-from training.recipes import COLUMNS, RECIPES
 
 CIFAR = ("smallconvnet-cifar10", "resnet18-cifar10", "resnet110-cifar10", "pyramidnet-cifar10", "pyramidnet-cifar100")
 TINY = ("resnet50-tiny-imagenet", "densenet121-tiny-imagenet")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from training.pgdl import load_model, read_records
+from training.published.pgdl import load_model, read_records
 
 h5py = pytest.importorskip("h5py")
 

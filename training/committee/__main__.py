@@ -7,36 +7,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from training.committee.protocols import CHOICES, PROTOCOLS, Protocol
+from training.committee.sweep import run
 from training.progress import StatusLine
-from training.protocols import CHOICES, PROTOCOLS, Protocol
-from training.results import TrainedMinima
-from training.sweep import Training, run_all
-from training.workers import SweepError
-
-
-def run(protocol: Protocol, out: Path, *, restarts: int = 10, **options) -> TrainedMinima:
-    """Train on the reduced Fashion-MNIST and store the result in ``out/<protocol name>.npz``.
-
-    A result that is already there is read instead; a checkpoint that is there is gone on from.
-
-    Parameters
-    ----------
-    protocol : Protocol
-    out : Path
-    restarts : int
-    **options
-        Fields of `training.sweep.Training` (seed, device, n_train, data_seed, balanced) and options of
-        `training.sweep.run_all` (chunk, n_jobs, scheduler, checkpoint_every, progress, threads).
-
-    Raises
-    ------
-    ValueError, SweepError, OSError
-        As `training.sweep.run_all`.
-    """
-    fields = {field.name for field in dataclasses.fields(Training)} & options.keys()
-    training = Training(protocol, out, restarts, **{name: options.pop(name) for name in fields})
-    (result,) = run_all([training], **options)
-    return result
+from training.workers import SweepError, add_worker_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,19 +54,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, help="of torch on the CPU (default: one for fewer than 8 machines)")
     add_worker_options(p, jobs=1)
     return p
-
-
-def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
-    """Add --jobs, --chunk and --scheduler, which say who does the work of a sweep."""
-    p.add_argument(
-        "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one a core)"
-    )
-    p.add_argument("--chunk", type=int, metavar="N", help="train N restarts a task, to spread them (default: all)")
-    p.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="let the workers of a Dask scheduler, tcp://HOST:PORT, do the work instead",
-    )
 
 
 def protocol_from(arguments: argparse.Namespace) -> Protocol:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from training import randomness
-from training.descent import Inner, descent
-from training.loss import pattern_loss, stability
-from training.problem import Problem
-from training.protocols import Protocol, Scales
+from training.committee.descent import Inner, descent
+from training.committee.loss import pattern_loss, stability
+from training.committee.problem import Problem
+from training.committee.protocols import Protocol, Scales
 
 
 def normalize_rows_(u: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ class Ensemble:
 
     Notes
     -----
-    On the CPU the bits of a restart do not depend on its neighbours; see `training.descent`.
+    On the CPU the bits of a restart do not depend on its neighbours; see `training.committee.descent`.
     """
 
     def __init__(self, protocol: Protocol, problem: Problem, restarts: list[int], u: torch.Tensor, seed: int):

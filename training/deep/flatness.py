@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from bpflat.arguments import check_count, check_grid
 from bpflat.energy import check_n_samples
 from bpflat.flatness import local_energy
-from training.augment import Augmentation
-from training.deep_results import FlatnessHistory
-from training.images import Images
+from training.deep.augment import Augmentation
+from training.deep.images import Images
+from training.deep.results import FlatnessHistory
 from training.randomness import sequence
 
 
@@ -100,3 +101,25 @@ def as_history(points: Sequence[FlatnessPoint], plan: FlatnessPlan) -> FlatnessH
 
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(FlatnessPoint))
+
+
+def add_flatness_options(p: argparse.ArgumentParser) -> None:
+    """Options that `flatness_plan` reads."""
+    p.add_argument("--flatness-every", type=int, metavar="EPOCHS", help="measure the local energy this often")
+    p.add_argument("--flatness-sigmas", type=float, nargs="+", metavar="σ", default=FlatnessPlan.sigmas)
+    p.add_argument(
+        "--flatness-samples", type=int, default=FlatnessPlan.n_samples, help="draws at each σ (default: 100)"
+    )
+    p.add_argument("--flatness-subset", type=int, help="training images that each draw sees (default: all)")
+
+
+def flatness_plan(arguments: argparse.Namespace) -> FlatnessPlan | None:
+    """What the command line asks for; None without --flatness-every."""
+    if arguments.flatness_every is None:
+        return None
+    return FlatnessPlan(
+        every=arguments.flatness_every,
+        sigmas=tuple(arguments.flatness_sigmas),
+        n_samples=arguments.flatness_samples,
+        subset=arguments.flatness_subset,
+    )

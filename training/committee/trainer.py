@@ -16,12 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from bpflat import committee
 from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar
-from training.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
-from training.ensemble import Ensemble
-from training.loss import pattern_loss, stability
-from training.problem import Problem, span_serves, torch_threads
-from training.protocols import Protocol, Scales
-from training.results import CAPPED, OVERSHOT, STOPPED, TrainedMinima, git_revision, library_versions
+from training.committee.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
+from training.committee.ensemble import Ensemble
+from training.committee.loss import pattern_loss, stability
+from training.committee.problem import Problem, span_serves, torch_threads
+from training.committee.protocols import Protocol, Scales
+from training.committee.results import CAPPED, OVERSHOT, STOPPED, TrainedMinima
+from training.provenance import git_revision, library_versions
 
 LARGEST_SEED = 2**63 - 1  # results are stored in 64 bits
 _MOST_RESTARTS = 10**6  # far more than memory holds
@@ -56,6 +57,22 @@ class EpochReport:
     train_errors: Callable[[], NDArray[np.float64]]
     distances: Callable[[], NDArray[np.float64]]
 
+    def describe(self, epochs_per_second: float) -> str:
+        """Epoch, β, ω, γ, training errors, squared distance and rate of the running restarts, for people."""
+        beta, omega, gamma = self.scales
+        errors = self.train_errors()
+        parts = [
+            f"{self.protocol.name} epoch {self.epoch}/{self.protocol.max_epochs}",
+            f"β {beta:.3g} ω {omega:.3g}" + (f" γ {gamma:.3g}" if gamma else ""),
+            f"errors min {errors.min():.2%} mean {errors.mean():.2%}",
+        ]
+        distances = self.distances()
+        if np.isfinite(distances).all():
+            parts.append(f"distance {distances.mean():.1e}")
+        parts.append(f"{self.running} running, {self.ended} ended")
+        parts.append(f"{epochs_per_second:.3g} epochs/s")
+        return " | ".join(parts)
+
 
 def train(
     protocol: Protocol,
@@ -78,7 +95,7 @@ def train(
     Parameters
     ----------
     protocol : Protocol
-        One of `training.protocols.PROTOCOLS`, or ``dataclasses.replace`` of one.
+        One of `training.committee.protocols.PROTOCOLS`, or ``dataclasses.replace`` of one.
     patterns : array_like, shape (P, N)
     labels : array_like, shape (P,)
         ±1.

@@ -297,7 +297,7 @@ FAST_RANGES = {
 @functools.lru_cache
 def fast_autoaugment_imagenet() -> Policy:
     """Fast AutoAugment's 498 sub-policies found on reduced ImageNet (Lim et al. 2019; training/policies/README.md)."""
-    return read_policy(Path(__file__).with_name("policies") / "fast-autoaugment-imagenet.json")
+    return read_policy(Path(__file__).parents[1] / "policies" / "fast-autoaugment-imagenet.json")
 
 
 def read_policy(path: str | os.PathLike) -> Policy:

@@ -108,7 +108,7 @@ class DeepRun:
         Images.
     train_loss, train_error, test_loss, test_error : float
         Of the centre w̄ or w after the last epoch, in evaluation mode; errors are fractions. Statistics of BatchNorm
-        are running ones, of the centre as in `training.deep_trainer.centre`.
+        are running ones, of the centre as in `training.deep.trainer.centre`.
     n_parameters : int
     gamma0 : float
         First γ of eq. 6, printed or automatic; NaN for the baseline and for cosine focusing.

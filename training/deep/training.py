@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,26 +15,20 @@ import torch.distributed as dist
 
 from bpflat.arguments import check_device
 from bpflat.storage import atomic_write
-from training.augment import Augmentation, read_policy, resize_whole
-from training.checkpoints import require_same
-from training.deep_checkpoints import load_state, save_state
-from training.deep_events import event_writer
-from training.deep_flatness import FlatnessPlan, as_history
-from training.deep_results import DeepRun, write_csv
-from training.deep_trainer import DeepReport, State, begin, centre, describe, evaluate, train
-from training.images import SOURCES, load_images
-from training.processes import first_alone, first_decides, is_first, own_replicas, process_group
-from training.progress import StatusLine
-from training.recipes import (
-    COLUMNS,
-    GAMMA_CONVENTIONS,
-    RECIPES,
+from training.deep.augment import Augmentation, read_policy, resize_whole
+from training.deep.checkpoints import load_state, save_state
+from training.deep.events import event_writer
+from training.deep.flatness import FlatnessPlan, as_history
+from training.deep.images import SOURCES, load_images
+from training.deep.processes import first_alone, first_decides, is_first, own_replicas
+from training.deep.recipes import (
     Recipe,
     as_plain,
-    find_recipe,
-    with_printed_growth,
 )
-from training.results import git_revision, library_versions
+from training.deep.results import DeepRun, write_csv
+from training.deep.trainer import DeepReport, State, begin, centre, evaluate, train
+from training.provenance import git_revision, library_versions
+from training.result_file import require_same
 
 BFLOAT16 = (
     "autocast forward passes of the training to bfloat16, 8 bits of precision instead of 24; weights, optimizers and "
@@ -80,7 +72,7 @@ def run(
     out : Path
         Folder, made if it is missing.
     data : Path, optional
-        Where the images are, see `training.images.load_images`; downloaded by default.
+        Where the images are, see `training.deep.images.load_images`; downloaded by default.
     seed : int
         Of initial weights, minibatches, augmentation and noise.
     epochs_scale : float
@@ -89,17 +81,17 @@ def run(
     n_train : int, optional
         Draw so many training images, the same for every seed.
     policies : Path or "none", optional
-        Sub-policies instead of the recipe's: a file that `training.augment.read_policy` reads; "none" to do without.
+        Sub-policies instead of the recipe's: a file, see `training.deep.augment.read_policy`; "none" to do without.
     evaluate_every : int
         Epochs between evaluations of the test error.
     stop_loss : float, optional
-        End before the last epoch when the training loss is lower, see `training.deep_trainer.train`.
+        End before the last epoch when the training loss is lower, see `training.deep.trainer.train`.
     bfloat16 : bool
         Autocast forward passes of the training to bfloat16: 8 bits of precision in convolutions and products.  Training
         losses of SmallConvNet's first epochs change by less than 0.001, those of another seed by 0.1.  Faster on GPUs
         and on processors with instructions for it, many times slower on others.
     compiled, cudnn_benchmark : bool
-        See `training.deep_trainer.train`; a compiler is needed for the first.
+        See `training.deep.trainer.train`; a compiler is needed for the first.
     augment : bool
         False trains on the images as they are, only resized and normalised.
     keep_contraction : bool
@@ -268,114 +260,3 @@ def run(
         done.save(result)
         checkpoint.unlink(missing_ok=True)
     return done
-
-
-def parser() -> argparse.ArgumentParser:
-    """Command line of ``python -m training.deep``."""
-    p = argparse.ArgumentParser(
-        prog="python -m training.deep",
-        description="Train a network by a recipe of Table 1 (Appendix C). A run that was cut off goes on where it was "
-        "when the same command is given again. Replicas of rSGD train in processes of their own, a GPU each, under "
-        "torchrun --nproc-per-node 3 -m training.deep ...",
-    )
-    p.add_argument("recipe", help=", ".join(RECIPES))
-    p.add_argument("--algorithm", default="baseline", help=f"column of the table: {', '.join(COLUMNS)}")
-    p.add_argument("--out", type=Path, help="folder of the results (default: runs/deep)", default=Path("runs/deep"))
-    p.add_argument("--data", type=Path, metavar="PATH", help=".npz or folder of the images (default: download them)")
-    p.add_argument("--seed", type=int, default=0, help="of weights, minibatches, augmentation, noise (default: 0)")
-    p.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules together (default: 1)")
-    p.add_argument("--n-train", type=int, help="training images to draw (default: all)")
-    p.add_argument("--model", help="another network than the recipe's, such as resnet18 with a 3×3 stem")
-    p.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
-    p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
-    p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
-    p.add_argument("--keep-contraction", action="store_true", help=KEEP_CONTRACTION)
-    p.add_argument("--gamma-convention", choices=GAMMA_CONVENTIONS, default="eq6", help="of rSGD's printed γ₀, γ_max")
-    p.add_argument("--printed-growth", action="store_true", help="eSGD: γ₁ as printed, per outer step, instead of × 10")
-    add_flatness_options(p)
-    p.add_argument("--stop-loss", type=float, metavar="NATS", help="end when the training loss is lower")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    p.add_argument("--bfloat16", action="store_true", help=BFLOAT16)
-    p.add_argument("--compile", action="store_true", help="torch.compile the networks: minutes at first, then faster")
-    p.add_argument("--cudnn-benchmark", action="store_true", help="GPU: let cuDNN choose the fastest of its algorithms")
-    p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
-    p.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard's event files too")
-    p.add_argument("--threads", type=int, help="of torch on the CPU")
-    return p
-
-
-def add_flatness_options(p: argparse.ArgumentParser) -> None:
-    """Options that `flatness_plan` reads."""
-    p.add_argument("--flatness-every", type=int, metavar="EPOCHS", help="measure the local energy this often")
-    p.add_argument("--flatness-sigmas", type=float, nargs="+", metavar="σ", default=FlatnessPlan.sigmas)
-    p.add_argument(
-        "--flatness-samples", type=int, default=FlatnessPlan.n_samples, help="draws at each σ (default: 100)"
-    )
-    p.add_argument("--flatness-subset", type=int, help="training images that each draw sees (default: all)")
-
-
-def flatness_plan(arguments: argparse.Namespace) -> FlatnessPlan | None:
-    """What the command line asks for; None without --flatness-every."""
-    if arguments.flatness_every is None:
-        return None
-    return FlatnessPlan(
-        every=arguments.flatness_every,
-        sigmas=tuple(arguments.flatness_sigmas),
-        n_samples=arguments.flatness_samples,
-        subset=arguments.flatness_subset,
-    )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    status_line = StatusLine(describe=describe)
-    try:
-        recipe = find_recipe(arguments.recipe, arguments.algorithm)
-        if arguments.printed_growth:
-            recipe = with_printed_growth(recipe)
-        model = arguments.model or recipe.model
-        recipe = dataclasses.replace(recipe, model=model, gamma_convention=arguments.gamma_convention)
-        with process_group(arguments.device) as (group, device):
-            result = run(
-                recipe,
-                arguments.out,
-                data=arguments.data,
-                seed=arguments.seed,
-                epochs_scale=arguments.epochs_scale,
-                n_train=arguments.n_train,
-                policies=arguments.policies,
-                evaluate_every=arguments.evaluate_every,
-                stop_loss=arguments.stop_loss,
-                bfloat16=arguments.bfloat16,
-                compiled=arguments.compile,
-                cudnn_benchmark=arguments.cudnn_benchmark,
-                augment=not arguments.no_augmentation,
-                keep_contraction=arguments.keep_contraction,
-                flatness=flatness_plan(arguments),
-                device=device,
-                group=group,
-                checkpoint_every=arguments.checkpoint_every,
-                tensorboard=arguments.tensorboard,
-                progress=status_line,
-            )
-            is_speaker = is_first(group)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        status_line.close()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interruption:
-        status_line.close()
-        print(f"interrupted; {interruption}. Give the same command again to go on from there", file=sys.stderr)
-        return 130
-    status_line.close()
-    if is_speaker:
-        print(result.summary())
-        print(f"stored in {arguments.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

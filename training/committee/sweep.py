@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bpflat.arguments import check_count
 from bpflat.datasets import load_reduced_fashion_mnist
-from training.checkpoints import require_same
-from training.protocols import Protocol
-from training.results import TrainedMinima
-from training.trainer import LARGEST_SEED, EpochReport, train
+from training.committee.protocols import Protocol
+from training.committee.results import TrainedMinima
+from training.committee.trainer import LARGEST_SEED, EpochReport, train
+from training.result_file import require_same
 from training.workers import Task, carry_out, checkpoint_path, part_path, part_paths, tidy
 
 
@@ -30,7 +30,7 @@ class Training:
         How many.
     seed : int
     device : str
-        As `training.trainer.train`.
+        As `training.committee.trainer.train`.
     n_train, data_seed, balanced
         As ``n_train``, ``seed`` and ``balanced`` of `bpflat.load_reduced_fashion_mnist`.
     """
@@ -84,7 +84,7 @@ class Training:
     def run(
         self, restarts: Sequence[int], *, checkpoint: Path | None = None, checkpoint_every: float = 30.0, **options
     ) -> TrainedMinima:
-        """Train these restarts; for `options` see `training.trainer.train`."""
+        """Train these restarts; for `options` see `training.committee.trainer.train`."""
         data = load_reduced_fashion_mnist(self.n_train, seed=self.data_seed, balanced=self.balanced)
         return train(
             self.protocol,
@@ -130,9 +130,9 @@ def run_all(
     checkpoint_every : float
         Seconds between checkpoints, from which tasks on this machine go on.  Tasks on a cluster have none.
     progress : callable, optional
-        See `training.trainer.train`; must be picklable unless `n_jobs` is 1.
+        See `training.committee.trainer.train`; must be picklable unless `n_jobs` is 1.
     threads : int, optional
-        Of torch, for each task.  By default one if there are several workers, else see `training.trainer.train`.
+        Of torch, for each task.  By default one if there are several workers, else see `trainer.train`.
 
     Returns
     -------
@@ -161,6 +161,31 @@ def run_all(
         _join(owners[task])
     tidy([training.path for training in trainings])
     return [training.stored() for training in trainings]
+
+
+def run(protocol: Protocol, out: Path, *, restarts: int = 10, **options) -> TrainedMinima:
+    """Train on the reduced Fashion-MNIST and store the result in ``out/<protocol name>.npz``.
+
+    A result that is already there is read instead; a checkpoint that is there is gone on from.
+
+    Parameters
+    ----------
+    protocol : Protocol
+    out : Path
+    restarts : int
+    **options
+        Fields of `training.committee.sweep.Training` (seed, device, n_train, data_seed, balanced) and options of
+        `training.committee.sweep.run_all` (chunk, n_jobs, scheduler, checkpoint_every, progress, threads).
+
+    Raises
+    ------
+    ValueError, SweepError, OSError
+        As `training.committee.sweep.run_all`.
+    """
+    fields = {field.name for field in dataclasses.fields(Training)} & options.keys()
+    training = Training(protocol, out, restarts, **{name: options.pop(name) for name in fields})
+    (result,) = run_all([training], **options)
+    return result
 
 
 def _tasks(training: Training, chunk: int | None, options: dict) -> list[Task]:

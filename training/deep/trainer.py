@@ -22,14 +22,14 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from bpflat.optim import EntropySGD, ReplicatedSGD, attraction_limit
-from training.augment import Augmentation
-from training.deep_flatness import FlatnessPlan, FlatnessPoint, measure_flatness
-from training.deep_results import EpochMetrics
-from training.images import Images
+from training.deep.augment import Augmentation
+from training.deep.flatness import FlatnessPlan, FlatnessPoint, measure_flatness
+from training.deep.images import Images
+from training.deep.processes import first_decides, own_replicas, sum_over
+from training.deep.recipes import Recipe
+from training.deep.results import EpochMetrics
 from training.models import make_model
-from training.processes import first_decides, own_replicas, sum_over
 from training.randomness import augmentation_stream, device_seeds, minibatch_orders, sequence
-from training.recipes import Recipe
 
 EVALUATION_BATCH = 500
 
@@ -75,18 +75,17 @@ class DeepReport:
         """Epochs done."""
         return self.metrics.epoch
 
-
-def describe(report: DeepReport, epochs_per_second: float) -> str:
-    """Epoch, learning rate, γ, errors, distance and rate, for people (see `training.progress.StatusLine`)."""
-    m = report.metrics
-    parts = [f"{report.name} epoch {m.epoch}/{report.epochs}", f"η {m.eta:.3g}"]
-    if not math.isnan(m.gamma):
-        parts.append(f"γ {m.gamma:.3g} distance {m.distance:.2e}")
-    parts.append(f"loss {m.train_loss:.4f} train {m.train_error:.2%}")
-    if not math.isnan(m.test_error):
-        parts.append(f"test {m.test_error:.2%}")
-    left = (report.epochs - m.epoch) / max(epochs_per_second, 1e-12)
-    return " | ".join([*parts, f"{m.images_per_second:.0f} images/s", f"{left / 60:.0f} min left"])
+    def describe(self, epochs_per_second: float) -> str:
+        """Epoch, learning rate, γ, errors, distance and rate, for people."""
+        m = self.metrics
+        parts = [f"{self.name} epoch {m.epoch}/{self.epochs}", f"η {m.eta:.3g}"]
+        if not math.isnan(m.gamma):
+            parts.append(f"γ {m.gamma:.3g} distance {m.distance:.2e}")
+        parts.append(f"loss {m.train_loss:.4f} train {m.train_error:.2%}")
+        if not math.isnan(m.test_error):
+            parts.append(f"test {m.test_error:.2%}")
+        left = (self.epochs - m.epoch) / max(epochs_per_second, 1e-12)
+        return " | ".join([*parts, f"{m.images_per_second:.0f} images/s", f"{left / 60:.0f} min left"])
 
 
 def begin(
@@ -94,7 +93,7 @@ def begin(
 ) -> State:
     """Return networks with weights of their own, initialised from (seed, replica), and their optimizer.
 
-    With a `group`, each of its processes has as many of the replicas; raises as `training.processes.own_replicas`.
+    With a `group`, each of its processes has as many of the replicas; raises as `training.deep.processes.own_replicas`.
     """
     replicas = own_replicas(recipe.y, group)
     models = []

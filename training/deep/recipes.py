@@ -35,9 +35,9 @@ import torch
 from torch import nn
 
 from bpflat.optim import focusing
-from training.augment import Augmentation, Policy, autoaugment_cifar10, fast_autoaugment_imagenet
-from training.images import SOURCES
-from training.rmsprop import TensorFlowRMSprop
+from training.deep.augment import Augmentation, Policy, autoaugment_cifar10, fast_autoaugment_imagenet
+from training.deep.images import SOURCES
+from training.deep.rmsprop import TensorFlowRMSprop
 
 GAMMA_CONVENTIONS = {"eq6": 1.0, "code": 2.0}  # printed γ times this is the γ of eq. 6
 COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
@@ -111,7 +111,7 @@ class Recipe:
     row, column : str
         Such as "resnet18-cifar10", and one of `COLUMNS`.
     model, data : str
-        Names in `training.models.MODELS` and `training.images.SOURCES`.
+        Names in `training.models.MODELS` and `training.deep.images.SOURCES`.
     model_options : dict
         Handed to the network, such as its dropout.
     epochs : int
@@ -119,7 +119,7 @@ class Recipe:
     eta : Drops, Annealing or Decay
         Learning rate η of the baseline, of each replica, of eSGD's outer step.
     optimizer : {"sgd", "rmsprop-tf"}
-        The latter is `training.rmsprop.TensorFlowRMSprop`.
+        The latter is `training.deep.rmsprop.TensorFlowRMSprop`.
     momentum, nesterov, weight_decay, batch
         Of the optimizer, inside and outside for eSGD; patterns in a minibatch.
     y, K : int
@@ -142,7 +142,7 @@ class Recipe:
     gamma_convention : {"eq6", "code"}
         What the γ₀ and γ_max of rSGD multiply: d(w^a, w̄) of eq. 2, or |w^a − w̄|², which pulls twice as strongly.
     size, padding, flip, policy, cutout, interpolation, policy_last
-        See `training.augment.Augmentation`; `policy` is a name in `POLICIES`.
+        See `training.deep.augment.Augmentation`; `policy` is a name in `POLICIES`.
     """
 
     row: str

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from training import kernels
-from training.loss import descent_slopes_
-from training.problem import Problem
-from training.protocols import Protocol, Scales
+from training.committee import kernels
+from training.committee.loss import descent_slopes_
+from training.committee.problem import Problem
+from training.committee.protocols import Protocol, Scales
 
 # Minibatches gathered at once: on the CPU what stays in its cache between the gathering and the two products.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
@@ -56,7 +56,7 @@ def _amplitude(p: Protocol) -> float:
 
 
 class SpanDescent:
-    """Descent in the coordinates of `training.problem.Span`, where patterns are short and none is gathered."""
+    """Descent in the coordinates of `problem.Span`, where patterns are short and none is gathered."""
 
     def __init__(self, problem: Problem, protocol: Protocol):
         self.protocol, self._ends, self._threads = protocol, problem.ends, problem.threads

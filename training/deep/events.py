@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from training.deep_results import EpochMetrics
+from training.deep.results import EpochMetrics
 
 TAGS = {
     "error/train": "train_error",

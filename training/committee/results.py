@@ -5,18 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bpflat.committee import fingerprint
 from bpflat.storage import load_npz, save_npz
-from training.protocols import Protocol, current_fields
+from training.committee.protocols import Protocol, current_fields
 
 KIND = "trained-minima"
 STOPPED = "stopped by its rule"
@@ -158,26 +154,3 @@ _JSON = ("protocol", "data", "versions")
 
 def _all(values: Iterable[str]) -> str:
     return ", ".join(sorted(set(values)))
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that can change the last bits of a result."""
-    from importlib import metadata
-
-    try:
-        own = metadata.version("bpflat")
-    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
-        own = "unknown"
-    return {"bpflat": own, "numpy": np.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def git_revision() -> str:
-    """Commit of the checkout this file is in, with "-dirty" where files were changed; "unknown" outside of git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answer.stdout.strip()

@@ -18,7 +18,7 @@ _FUSED = {"contract"}  # where the order of operations matters
 
 # Weights decay in directions that no pattern feeds, and slopes in the tails; denormal numbers are many times slower.
 _SMALLEST = 1e-30
-_LARGEST_EXPONENT = 80.0  # see `training.loss`
+_LARGEST_EXPONENT = 80.0  # see `training.committee.loss`
 _LOG_2, _LOG_2_REST = 0.693359375, -2.121944400546905827679e-4  # log 2 = the sum of both; the first has ten bits
 
 
@@ -32,7 +32,7 @@ def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layo
     Parameters
     ----------
     scales : (2β, 2ω/√K, gain, amplitude)
-        In the precision of u; `gain` multiplies the slopes of `training.loss.descent_slopes_`.
+        In the precision of u; `gain` multiplies the slopes of `training.committee.loss.descent_slopes_`.
     anchors : shape (R, 1, K, N') or (0, ...)
         What attracts the machines of each restart; by default their mean.
     noise : shape (R, S, K, N') or (0, ...)
@@ -79,7 +79,7 @@ def _average(replicas, centre):
 
 @njit(cache=True, nogil=True, fastmath=_FUSED)
 def _turn_into_slopes(h, two_beta, rate, gain, layout):
-    """`training.loss.descent_slopes_` of one machine, times `gain`; h (K, B) are σh."""
+    """`training.committee.loss.descent_slopes_` of one machine, times `gain`; h (K, B) are σh."""
     n_units, n_patterns = h.shape
     largest, one, two = h.dtype.type(_LARGEST_EXPONENT), h.dtype.type(1), h.dtype.type(2)
     smallest, zero = h.dtype.type(_SMALLEST), h.dtype.type(0)

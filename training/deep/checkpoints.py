@@ -9,11 +9,11 @@ import os
 import torch
 
 from bpflat.storage import atomic_write
-from training.checkpoints import require_same
-from training.deep_flatness import FlatnessPoint
-from training.deep_results import EpochMetrics
-from training.deep_trainer import State
-from training.processes import gather_states
+from training.deep.flatness import FlatnessPoint
+from training.deep.processes import gather_states
+from training.deep.results import EpochMetrics
+from training.deep.trainer import State
+from training.result_file import require_same
 
 
 def save_state(path: str | os.PathLike, configuration: dict, state: State) -> None:

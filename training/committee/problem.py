@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from training.protocols import Protocol
+from training.committee.protocols import Protocol
 
-_ALIGNMENT = 16  # floats in 64 bytes; see `training.descent`
+_ALIGNMENT = 16  # floats in 64 bytes; see `training.committee.descent`
 _VECTOR = 8  # floats that the compiled kernels take at a time
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.storage import load_npz, save_npz
-from training.protocols import current_fields
+from training.committee.protocols import current_fields
+from training.result_file import require_same
 
 KIND = "training-checkpoint"
 # Coordinates that agree so far hold the same weights to rounding; those of dependent patterns may not agree at all.
@@ -40,7 +41,7 @@ class Checkpoint:
     restarts : list of int
         Running restarts.
     u : ndarray of float32, shape (R, y, K, N')
-        Their weights, in the coordinates of `training.problem.Problem`.
+        Their weights, in the coordinates of `training.committee.problem.Problem`.
     probe : ndarray of float64
         Which these are, see `Problem.probe`.
     ended : dict
@@ -101,24 +102,3 @@ def load_checkpoint(path: str | os.PathLike, configuration: dict, probe: NDArray
             "go on where it was made, or delete that file"
         )
     return Checkpoint(int(saved["epoch"]), saved["restarts"].tolist(), saved["u"], stored, ended)
-
-
-def require_same(path: str | os.PathLike, found: dict, wanted: dict) -> None:
-    """Raise a ValueError that names the first difference between two configurations."""
-    found, wanted = _flat(found), _flat(json.loads(json.dumps(wanted)))
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"{path} is of another run: its {name} is {found.get(name)!r}, not {wanted.get(name)!r}. "
-                "Ask for the same configuration, choose another folder, or delete that file"
-            )
-
-
-def _flat(configuration: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in configuration.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

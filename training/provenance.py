@@ -1,0 +1,33 @@
+"""What made a result: the versions of the libraries and the revision of the checkout."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that can change the last bits of a result."""
+    from importlib import metadata
+
+    try:
+        own = metadata.version("bpflat")
+    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+        own = "unknown"
+    return {"bpflat": own, "numpy": np.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def git_revision() -> str:
+    """Commit of the checkout this file is in, with "-dirty" where files were changed; "unknown" outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()
