@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import joblib
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from bpflat.arguments import check_axes, check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
 from bpflat.bp.kernels import output_node
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
+from bpflat.parallel import over_processes
 from bpflat.storage import load_result, save_result
 
 _KIND = "local-energy"
@@ -179,15 +179,11 @@ def local_energy(
     streams = spawn_streams(seed, 1 if weights.ndim == 2 else len(weights))
 
     references = in_unit_range(weights).reshape(-1, *weights.shape[-2:])
-    tasks = [
-        joblib.delayed(_of_one)(reference, patterns, labels, sigmas, method, n_samples, stream)
+    calls = [
+        (reference, patterns, labels, sigmas, method, n_samples, stream)
         for reference, stream in zip(references, streams, strict=True)
     ]
-    if n_jobs == 1 or len(tasks) == 1:
-        results = [function(*args, **options) for function, args, options in tasks]
-    else:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):  # one BLAS thread a process
-            results = joblib.Parallel(n_jobs=n_jobs)(tasks)
+    results = over_processes(_of_one, calls, n_jobs if len(calls) > 1 else 1)
     delta, std_error, train_error = (np.array(column) for column in zip(*results, strict=True))
     if weights.ndim == 2:
         delta, std_error, train_error = delta[0], std_error[0], float(train_error[0])

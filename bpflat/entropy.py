@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
@@ -30,6 +30,7 @@ from bpflat.committee import answers, fingerprint, normalised
 from bpflat.continuation import STRIDE, along_deltas, along_distances, run, run_together
 from bpflat.ep import solve_ep
 from bpflat.mcmc import sample_log_z
+from bpflat.parallel import over_processes
 from bpflat.point import Point
 from bpflat.storage import load_result, save_result
 
@@ -259,15 +260,15 @@ def _curves_apart(
     """All points of each of the references (R, K, N), over processes."""
     inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
     streams = spawn_streams(seed, len(references))
-    with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=outer, return_as="generator")(
-            delayed(_curve)(w, e, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **options)
-            for w, e, stream in zip(references, n_errors, streams, strict=True)
-        )
+    calls = (
+        (w, e, patterns, labels, grid, follow, stream)
+        for w, e, stream in zip(references, n_errors, streams, strict=True)
+    )
+    yield from over_processes(partial(_curve, n_jobs=inner, **options), calls, outer)
 
 
 def _curve(
-    weights, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, n_samples, n_chains, seed, n_jobs
+    weights, n_errors, patterns, labels, grid, follow, seed, *, method, tolerance, beta, n_samples, n_chains, n_jobs
 ) -> list[Point]:
     """All points of one reference (K, N), rows of norm √N, that makes n_errors training errors."""
     if method == "bp-edge":
@@ -296,13 +297,9 @@ def _curves_together(
     n_jobs = effective_n_jobs(n_jobs) if device == "cpu" else 1
     n_parts = max(n_jobs, -(-len(references) // (most // n_jobs or 1)))
     parts = [part for part in np.array_split(np.arange(len(references)), n_parts) if len(part)]
-    with parallel_config("loky", inner_max_num_threads=1):
-        families = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_family)(references[part], n_errors[part], patterns, labels, grid, follow, device=device, **options)
-            for part in parts
-        )
-        for curves in families:
-            yield from curves
+    calls = ((references[part], n_errors[part], patterns, labels, grid, follow) for part in parts)
+    for curves in over_processes(partial(_family, device=device, **options), calls, n_jobs):
+        yield from curves
 
 
 def _family(

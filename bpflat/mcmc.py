@@ -14,11 +14,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 from numba import njit
 from numpy.typing import NDArray
 
 from bpflat.arguments import spawn_streams
+from bpflat.parallel import over_processes
 from bpflat.point import Point
 
 _STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
@@ -240,10 +240,7 @@ def sample_log_z(
     scout = _Sampler(hidden, factor, labels, seeds[-1])
     betas, reached = _ladder(scout, n_errors, beta, max(100, n_samples // 10))
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
-    with parallel_config("loky", inner_max_num_threads=1):
-        chains = Parallel(n_jobs=n_jobs)(
-            delayed(_chain)(hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]
-        )
+    chains = over_processes(_chain, ((hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
     energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
     n_weights = n_inputs * hidden.shape[1]
     rank = np.count_nonzero(seen) * hidden.shape[1]

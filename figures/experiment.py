@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 
+from bpflat.parallel import over_processes
 from figures.measures import Series, measure
 from figures.panels import draw, save_figure, save_table, save_text, table
 from figures.style import Look, use_style
@@ -168,9 +168,7 @@ def collect(
 def on_each_draw(measure_one: Callable[[str, int], Measured], n_draws: int, n_jobs: int) -> dict[str, list[Measured]]:
     """Call a function of (sampling, draw) for so many draws of every sampling, over processes; results by sampling."""
     keys = [(sampling, draw) for draw in range(n_draws) for sampling in SAMPLINGS]
-    with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=n_jobs)(delayed(measure_one)(*key) for key in keys)
-    by_key = dict(zip(keys, found, strict=True))
+    by_key = dict(zip(keys, over_processes(measure_one, keys, n_jobs), strict=True))
     return {sampling: [by_key[sampling, draw] for draw in range(n_draws)] for sampling in SAMPLINGS}
 
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 
+from bpflat.parallel import over_processes
 from figures.panels import save_text
 from figures.summary import markdown
 from training.committee import run
@@ -117,10 +117,9 @@ def collect(
             found.save(folder / f"{protocol.name}.npz")
         return found
 
-    with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=n_jobs)(delayed(one)(*item) for item in OTHERS.items())
+    found = over_processes(one, OTHERS.items(), n_jobs)
     path = folder / f"{STORED_ONLY}.npz"
-    return [*found, TrainedMinima.load(path)] if path.exists() else found
+    return [*found, TrainedMinima.load(path)] if path.exists() else list(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

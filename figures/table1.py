@@ -16,9 +16,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from joblib import Parallel, delayed, parallel_config
 from matplotlib.figure import Figure
 
+from bpflat.parallel import over_processes
 from bpflat.storage import atomic_write
 from figures.panels import save_figure, save_table
 from figures.style import use_style
@@ -242,9 +242,8 @@ def train_missing(
 ) -> None:
     """Train every column of `row` that Table 1 has with seeds 0, 1, ..., each with one thread, where it is missing."""
     wanted = [find_recipe(row, column) for column in columns if column in RECIPES[row]]
-    tasks = [(recipe, seed) for seed in range(seeds) for recipe in wanted]
-    with parallel_config("loky", inner_max_num_threads=1):
-        Parallel(n_jobs=n_jobs)(delayed(_train)(recipe, folder, data, seed, options) for recipe, seed in tasks)
+    calls = [(recipe, folder, data, seed, options) for seed in range(seeds) for recipe in wanted]
+    list(over_processes(_train, calls, n_jobs))
 
 
 def _train(recipe, folder: Path, data: Path | None, seed: int, options: dict) -> None:

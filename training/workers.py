@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol as Interface
 
-from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
+from bpflat.parallel import over_processes
 from bpflat.storage import discard_temporaries
 
 _ANSWER_SECONDS = 10  # within which a scheduler must answer
@@ -147,13 +147,12 @@ def _end_with(driver: int) -> None:
 def _here(tasks: list[Task], n_jobs: int) -> Iterator[tuple[int, Storable | _Failure]]:
     """Results of processes on this machine, as they come."""
     unfinished = dict(enumerate(tasks))
-    calls = (delayed(_attempt)(i, task, os.getpid()) for i, task in enumerate(tasks))
+    calls = ((i, task, os.getpid()) for i, task in enumerate(tasks))
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "all"}
     try:
-        with parallel_config("loky", inner_max_num_threads=1):
-            for i, result in Parallel(n_jobs=n_jobs, **options)(calls):
-                del unfinished[i]
-                yield i, result
+        for i, result in over_processes(_attempt, calls, n_jobs, **options):
+            del unfinished[i]
+            yield i, result
     except TerminatedWorkerError as error:
         labels = "; ".join(task.label for task in unfinished.values())
         raise SweepError(
