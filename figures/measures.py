@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
 from training.committee.results import TrainedMinima
-from training.workers import Task, carry_out, part_path, tidy
+from training.workers import Assembly, complete, tidy
 
 DISTANCES = np.array([0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0])
 DISTANCES_EP = np.array([0.05, 0.25])
@@ -117,29 +117,36 @@ def _entropies(
     """Φ around the (first `most`) solutions of every protocol, a few references a task; None where there are none."""
     on_cpu = device == "cpu"
     options = {"distances": distances, "method": method, "device": None if on_cpu else device}
-    chosen = [np.flatnonzero(one.train_error == 0)[:most] for one in minima]
-    paths = [folder / f"{one.protocol.name}-{what}.npz" for one in minima]
-    tasks, parts = [], {}
-    for one, solved, path in zip(minima, chosen, paths, strict=True):
-        if not len(solved) or read(path, LocalEntropyCurve, one.reference[solved]) is not None:
-            continue
-        weights = weights_of(one)[solved]
-        parts[path] = []
-        size = REFERENCES if on_cpu else len(weights)
-        for first in range(0, len(weights), size):
-            some = weights[first : first + size]
-            last = first + len(some) - 1
-            parts[path].append(part_path(path, first, last))
-            if read(parts[path][-1], LocalEntropyCurve, one.reference[solved[first : last + 1]]) is None:
-                restarts = one.restart[solved[[first, last]]]
-                label = f"{one.protocol.name}, Φ of restarts {restarts[0]} to {restarts[1]}"
-                tasks.append(Task(parts[path][-1], label, partial(_curves, some, one.data, **options)))
-    for _ in carry_out(tasks, n_jobs=n_jobs if on_cpu else 1, scheduler=scheduler, bar=f"Φ by {method}"):
-        pass
-    for path, its in parts.items():
-        _joined([LocalEntropyCurve.load(part) for part in its]).save(path)
-    tidy(paths)
-    return [LocalEntropyCurve.load(path) if len(solved) else None for solved, path in zip(chosen, paths, strict=True)]
+    chosen = [np.flatnonzero(m.train_error == 0)[:most] for m in minima]
+    assemblies = [
+        _assembly(m, solved, folder / f"{m.protocol.name}-{what}.npz", REFERENCES if on_cpu else len(solved), options)
+        for m, solved in zip(minima, chosen, strict=True)
+        if len(solved)
+    ]
+    bar = f"Φ by {method}"
+    curves = iter(complete(assemblies, n_jobs=n_jobs if on_cpu else 1, scheduler=scheduler, bar=bar))
+    return [next(curves) if len(solved) else None for solved in chosen]
+
+
+def _assembly(
+    minima: TrainedMinima, solved: NDArray[np.int64], path: Path, chunk: int, options: dict
+) -> Assembly[LocalEntropyCurve]:
+    """How workers make the curves around the minima `solved`, `chunk` of them a task."""
+    references = minima.reference[solved]
+
+    def describe(entries: range) -> str:
+        first, last = minima.restart[solved[[entries[0], entries[-1]]]]
+        return f"{minima.protocol.name}, Φ of restarts {first} to {last}"
+
+    return Assembly(
+        path=path,
+        size=len(solved),
+        chunk=chunk,
+        describe=describe,
+        prepare=lambda entries: partial(_curves, weights_of(minima)[solved[entries]], minima.data, **options),
+        read=lambda path, entries: read(path, LocalEntropyCurve, references[entries.start : entries.stop]),
+        join=_joined,
+    )
 
 
 def _curves(weights: NDArray, data: dict, **options) -> LocalEntropyCurve:

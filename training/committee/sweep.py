@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from training.committee.protocols import Protocol
 from training.committee.results import TrainedMinima
 from training.committee.trainer import LARGEST_SEED, EpochReport, train
 from training.result_file import require_same
-from training.workers import Task, carry_out, checkpoint_path, part_path, part_paths, tidy
+from training.workers import Assembly, complete
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +53,30 @@ class Training:
         """The result file."""
         return Path(self.out) / f"{self.protocol.name}.npz"
 
-    def stored(self) -> TrainedMinima | None:
-        """Read the result; None where there is none, ValueError where it is of another configuration."""
-        if not self.path.exists():
-            return None
-        result = TrainedMinima.load(self.path)
-        self._require(self.path, result, len(result.restart))
-        return result
+    def assembly(self, chunk: int | None = None, **options) -> Assembly[TrainedMinima]:
+        """How workers make the result, so many restarts a task (by default all); for `options` see `run`."""
+        return Assembly(
+            path=self.path,
+            size=self.restarts,
+            chunk=chunk or self.restarts,
+            describe=lambda restarts: f"{self.protocol.name}, restarts {restarts[0]} to {restarts[-1]}",
+            prepare=lambda restarts: partial(self.run, list(restarts), **options),
+            read=self.read,
+            join=TrainedMinima.joined,
+            resumable=True,
+        )
 
-    def parts(self) -> list[TrainedMinima]:
-        """Read disjoint parts of the result that are there; ValueError where one is of another configuration."""
-        parts, done = [], set()
-        for path in part_paths(self.path):
-            part = TrainedMinima.load(path)
-            self._require(path, part, max(self.restarts, 1 + int(part.restart.max())))
-            if done.isdisjoint(part.restart.tolist()):
-                parts.append(part)
-                done.update(part.restart.tolist())
-        return parts
-
-    def _require(self, path: Path, result: TrainedMinima, restarts: int) -> None:
+    def read(self, path: Path, restarts: range) -> TrainedMinima:
+        """Read the result of these restarts, all or a part; ValueError where it is of another configuration."""
+        result = TrainedMinima.load(path)
         data = {name: result.data.get(name) for name in ("n_train", "data_seed", "balanced")}
-        found = {name: getattr(result, name) for name in ("seed", "device")} | data | {"restarts": restarts}
-        wanted = {name: getattr(self, name) for name in found}
-        wanted["n_train"] = self.n_train or found["n_train"]
+        n_restarts = len(result.restart) if path == self.path else max(self.restarts, restarts.stop)
+        stored = {name: getattr(result, name) for name in ("seed", "device")} | data | {"restarts": n_restarts}
+        wanted = {name: getattr(self, name) for name in stored}
+        wanted["n_train"] = self.n_train or stored["n_train"]
         protocols = {"protocol": dataclasses.asdict(result.protocol)}, {"protocol": dataclasses.asdict(self.protocol)}
-        require_same(path, found | protocols[0], wanted | protocols[1])
+        require_same(path, stored | protocols[0], wanted | protocols[1])
+        return result
 
     def run(
         self, restarts: Sequence[int], *, checkpoint: Path | None = None, checkpoint_every: float = 30.0, **options
@@ -152,15 +149,9 @@ def run_all(
     if threads is None and (scheduler is not None or n_jobs != 1):
         threads = 1
     options = {"checkpoint_every": checkpoint_every, "progress": progress, "threads": threads}
-    waiting = {training: _tasks(training, chunk, options) for training in trainings if training.stored() is None}
-    for training in waiting:
-        _join(training)  # where it was killed between its last part and the whole
-    owners = {task: training for training, tasks in waiting.items() for task in tasks}
     bar = None if scheduler is None else "training"  # the status lines of a cluster's workers are elsewhere
-    for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
-        _join(owners[task])
-    tidy([training.path for training in trainings])
-    return [training.stored() for training in trainings]
+    assemblies = [training.assembly(chunk, **options) for training in trainings]
+    return complete(assemblies, n_jobs=n_jobs, scheduler=scheduler, bar=bar)
 
 
 def run(protocol: Protocol, out: Path, *, restarts: int = 10, **options) -> TrainedMinima:
@@ -186,29 +177,3 @@ def run(protocol: Protocol, out: Path, *, restarts: int = 10, **options) -> Trai
     training = Training(protocol, out, restarts, **{name: options.pop(name) for name in fields})
     (result,) = run_all([training], **options)
     return result
-
-
-def _tasks(training: Training, chunk: int | None, options: dict) -> list[Task]:
-    """Tasks for the restarts that no part holds: chunks always begin at multiples of `chunk`."""
-    done = {restart for part in training.parts() for restart in part.restart.tolist()}
-    tasks = []
-    for run in _runs(training.restarts, chunk or training.restarts, done):
-        whole = len(run) == training.restarts
-        path = training.path if whole else part_path(training.path, run[0], run[-1])
-        label = f"{training.protocol.name}, restarts {run[0]} to {run[-1]}"
-        tasks.append(Task(path, label, partial(training.run, run, **options), checkpoint_path(path)))
-    return tasks
-
-
-def _runs(restarts: int, chunk: int, done: set[int]) -> Iterator[list[int]]:
-    """Runs of consecutive restarts that are not `done`, none of which crosses a multiple of `chunk`."""
-    missing = [r for r in range(restarts) if r not in done]
-    for _, run in itertools.groupby(enumerate(missing), key=lambda at: (at[1] // chunk, at[1] - at[0])):
-        yield [r for _, r in run]
-
-
-def _join(training: Training) -> None:
-    """Store the whole result once all of its parts are there."""
-    parts = training.parts()
-    if sum(len(part.restart) for part in parts) == training.restarts:
-        TrainedMinima.joined(parts).save(training.path)

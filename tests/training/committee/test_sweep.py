@@ -81,7 +81,7 @@ def test_what_is_finished_is_not_trained_again(monkeypatch, undisturbed, tmp_pat
     monkeypatch.setattr("training.committee.sweep.train", fail_at_2)
     with pytest.raises(SweepError, match=r"^sgd-fast, restarts 2 to 2: no luck$"):
         run_all([training], chunk=1, threads=1)
-    assert not training.path.exists() and len(training.parts()) == 3
+    assert not training.path.exists() and len(training.assembly().parts()) == 3
 
     def note(*arguments, restarts, **options):
         trained.append(restarts)
