@@ -18,7 +18,7 @@ from training.deep.recipes import (
     find_recipe,
     with_printed_growth,
 )
-from training.deep.training import BFLOAT16, KEEP_CONTRACTION, run
+from training.deep.training import BFLOAT16, KEEP_CONTRACTION, DeepTraining, run
 from training.progress import StatusLine
 
 
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="another network than the recipe's, such as resnet18 with a 3×3 stem")
     p.add_argument("--policies", metavar="FILE", help='sub-policies (JSON) instead of the recipe\'s, or "none"')
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
-    p.add_argument("--no-augmentation", action="store_true", help="train on the images as they are")
+    p.add_argument("--no-augmentation", action="store_false", dest="augment", help="train on the images as they are")
     p.add_argument("--keep-contraction", action="store_true", help=KEEP_CONTRACTION)
     p.add_argument("--gamma-convention", choices=GAMMA_CONVENTIONS, default="eq6", help="of rSGD's printed γ₀, γ_max")
     p.add_argument("--printed-growth", action="store_true", help="eSGD: γ₁ as printed, per outer step, instead of × 10")
@@ -48,7 +48,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stop-loss", type=float, metavar="NATS", help="end when the training loss is lower")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     p.add_argument("--bfloat16", action="store_true", help=BFLOAT16)
-    p.add_argument("--compile", action="store_true", help="torch.compile the networks: minutes at first, then faster")
+    p.add_argument(
+        "--compile",
+        action="store_true",
+        dest="compiled",
+        help="torch.compile the networks: minutes at first, then faster",
+    )
     p.add_argument("--cudnn-benchmark", action="store_true", help="GPU: let cuDNN choose the fastest of its algorithms")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
     p.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard's event files too")
@@ -61,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    names = {field.name for field in dataclasses.fields(DeepTraining)}
+    given = {name: value for name, value in vars(arguments).items() if name in names}
     status_line = StatusLine()
     try:
         recipe = find_recipe(arguments.recipe, arguments.algorithm)
@@ -69,28 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         model = arguments.model or recipe.model
         recipe = dataclasses.replace(recipe, model=model, gamma_convention=arguments.gamma_convention)
         with process_group(arguments.device) as (group, device):
-            result = run(
-                recipe,
-                arguments.out,
-                data=arguments.data,
-                seed=arguments.seed,
-                epochs_scale=arguments.epochs_scale,
-                n_train=arguments.n_train,
-                policies=arguments.policies,
-                evaluate_every=arguments.evaluate_every,
-                stop_loss=arguments.stop_loss,
-                bfloat16=arguments.bfloat16,
-                compiled=arguments.compile,
-                cudnn_benchmark=arguments.cudnn_benchmark,
-                augment=not arguments.no_augmentation,
-                keep_contraction=arguments.keep_contraction,
-                flatness=flatness_plan(arguments),
-                device=device,
-                group=group,
-                checkpoint_every=arguments.checkpoint_every,
-                tensorboard=arguments.tensorboard,
-                progress=status_line,
-            )
+            options = given | {"recipe": recipe, "device": device, "flatness": flatness_plan(arguments)}
+            result = run(**options, group=group, progress=status_line)
             is_speaker = is_first(group)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         status_line.close()
