@@ -20,7 +20,8 @@ from bpflat.flatness import local_energy
 from bpflat.storage import load_result, save_result
 from training.deep import run
 from training.deep.images import load_images
-from training.deep.recipes import Annealing, Recipe, as_plain
+from training.deep.recipes import Recipe, as_plain
+from training.deep.schedules import Annealing
 from training.deep.trainer import DeepReport
 from training.models import make_model
 from training.provenance import git_revision, library_versions

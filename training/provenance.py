@@ -1,13 +1,29 @@
-"""What made a result: the versions of the libraries and the revision of the checkout."""
+"""What made a result: the versions of the libraries and the revision of the checkout, two fields of every result."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+
+
+def provenance() -> dict:
+    """Return ``versions`` and ``git_revision`` of what runs now, for a result that it makes."""
+    return {"versions": library_versions(), "git_revision": git_revision()}
+
+
+def joined_provenance(parts: Sequence) -> dict:
+    """Return ``versions`` and ``git_revision`` of a result joined from `parts`: where these differ, all are named."""
+
+    def joined(values: Iterable[str]) -> str:
+        return ", ".join(sorted(set(values)))
+
+    versions = {name: joined(part.versions[name] for part in parts) for name in parts[0].versions}
+    return {"versions": versions, "git_revision": joined(part.git_revision for part in parts)}
 
 
 def library_versions() -> dict[str, str]:

@@ -58,7 +58,7 @@ class Task:
     path : Path
         Where the driver stores the result.
     label : str
-        For messages, such as "rsgd-fast, restarts 10 to 19".
+        Its name in messages, such as "rsgd-fast, restarts 10 to 19".
     compute : callable
         Makes the result; picklable.
     checkpoint : Path, optional

@@ -88,8 +88,8 @@ def load_checkpoint(path: str | os.PathLike, configuration: dict, probe: NDArray
         return None
     names = ("configuration", "epoch", "restarts", "u", *_ENDED)
     saved = load_npz(path, KIND, names)
-    found = json.loads(str(saved["configuration"]))
-    require_same(path, found | {"protocol": current_fields(found["protocol"])}, configuration)
+    own = json.loads(str(saved["configuration"]))
+    require_same(path, own | {"protocol": current_fields(own["protocol"])}, configuration)
     columns = (saved[name] for name in _ENDED)
     ended = {
         int(restart): Ended(weights, int(epochs), str(status), float(distance))

@@ -129,7 +129,7 @@ class InputDescent:
     def run(
         self, u: torch.Tensor, orders: torch.Tensor, scales: Scales, pull: float = 0.0, inner: Inner | None = None
     ) -> None:
-        """As `SpanDescent.run`."""
+        """Make the steps of `SpanDescent.run`."""
         machines = u.view(-1, *u.shape[2:])
         for step, index in enumerate(orders.flatten(1, 2)):
             anchor = None
@@ -170,7 +170,7 @@ class InputDescent:
         x.div_(keep)
 
     def preactivations(self, u: torch.Tensor) -> torch.Tensor:
-        """As `SpanDescent.preactivations`."""
+        """Return σh as `SpanDescent.preactivations`."""
         # A batched product, though all machines see the same patterns, for the bits.
         pair = torch.cat([u, u]) if len(u) == 1 else u
         return torch.bmm(pair, self._patterns.T.expand(len(pair), -1, -1))[: len(u)]

@@ -41,7 +41,7 @@ class Ensemble:
 
     Notes
     -----
-    On the CPU the bits of a restart do not depend on its neighbours; see `training.committee.descent`.
+    The bits of a restart do not depend on its neighbours on the CPU; see `training.committee.descent`.
     """
 
     def __init__(self, protocol: Protocol, problem: Problem, restarts: list[int], u: torch.Tensor, seed: int):

@@ -19,7 +19,7 @@ _FUSED = {"contract"}  # where the order of operations matters
 # Weights decay in directions that no pattern feeds, and slopes in the tails; denormal numbers are many times slower.
 _SMALLEST = 1e-30
 _LARGEST_EXPONENT = 80.0  # see `training.committee.loss`
-_LOG_2, _LOG_2_REST = 0.693359375, -2.121944400546905827679e-4  # log 2 = the sum of both; the first has ten bits
+_LOG_2_HIGH, _LOG_2_LOW = 0.693359375, -2.121944400546905827679e-4  # log 2 = the sum of both; the first has ten bits
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS)
@@ -32,7 +32,7 @@ def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layo
     Parameters
     ----------
     scales : (2β, 2ω/√K, gain, amplitude)
-        In the precision of u; `gain` multiplies the slopes of `training.committee.loss.descent_slopes_`.
+        Factors in the precision of u; `gain` multiplies the slopes of `training.committee.loss.descent_slopes_`.
     anchors : shape (R, 1, K, N') or (0, ...)
         What attracts the machines of each restart; by default their mean.
     noise : shape (R, S, K, N') or (0, ...)
@@ -114,7 +114,7 @@ def _exponentiate(z, layout):
     """
     number = z.dtype.type
     per_bit, half = number(1 / math.log(2)), number(0.5)
-    most, rest = number(_LOG_2), number(_LOG_2_REST)
+    high, low = number(_LOG_2_HIGH), number(_LOG_2_LOW)
     one, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13 = (
         number(1),
         number(1 / 2),
@@ -134,7 +134,7 @@ def _exponentiate(z, layout):
     for i in range(len(z)):
         m = np.floor(z[i] * per_bit + half)
         exponents[i] = m
-        r = z[i] - m * most - m * rest
+        r = z[i] - m * high - m * low
         tail = c7 + r * (c8 + r * (c9 + r * (c10 + r * (c11 + r * (c12 + r * c13)))))
         z[i] = one + r * (one + r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * tail))))))
     shift, bias = layout

@@ -46,9 +46,9 @@ class Problem:
     span : bool
         Whether weights and patterns are held in the coordinates of `Span`, else in the inputs themselves.
     dtype : torch.dtype
-        Of weights and patterns.
+        Precision of weights and patterns.
     threads : int
-        Of the compiled kernels, among which restarts are divided.
+        Threads of the compiled kernels, among which restarts are divided.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class Span:
 
     Notes
     -----
-    With Householder's ``X̃ᵀ = Q R``, the coordinates of a vector w are Qᵀw, and those of the patterns the rows of Rᵀ.
+    Householder's ``X̃ᵀ = Q R`` gives the coordinates Qᵀw of a vector w, and those of the patterns, the rows of Rᵀ.
     Lengths, angles and normal noise are what they were, so every step of a trainer is, too; but its products with the
     patterns cost half of P² where they cost P N, and no pattern needs to be independent of the others.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.committee import fingerprint
-from bpflat.storage import load_npz, save_npz
 from training.committee.protocols import Protocol, current_fields
+from training.provenance import joined_provenance
+from training.result_file import load_record, save_record
 
 KIND = "trained-minima"
 STOPPED = "stopped by its rule"
@@ -49,9 +49,9 @@ class TrainedMinima:
     data : dict
         Where the patterns are from, such as n_train, data_seed, balanced, train_indices.
     versions : dict
-        Of bpflat, numpy, torch and python.
+        Versions of bpflat, numpy, torch and python.
     git_revision : str
-        Of the checkout, or "unknown".
+        Commit of the checkout, or "unknown".
     reference : ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of each machine's weights in float64; results measured around it carry it too.
     """
@@ -84,25 +84,19 @@ class TrainedMinima:
     def save(self, path: str | os.PathLike) -> None:
         """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["protocol"] = dataclasses.asdict(self.protocol)
-        for name in _JSON:
-            fields[name] = json.dumps(fields[name])
-        save_npz(path, KIND, **fields)
+        save_record(path, KIND, fields | {"protocol": dataclasses.asdict(self.protocol)}, _JSON)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainedMinima:
         """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        names = tuple(field.name for field in dataclasses.fields(cls))
-        arrays = load_npz(path, KIND, tuple(name for name in names if name != "reference"))  # younger than some files
-        fields = {name: arrays[name] for name in names if name in arrays}
+        names = [field.name for field in dataclasses.fields(cls)]
+        required = [name for name in names if name != "reference"]  # which is younger than some files
+        stored = load_record(path, KIND, required, _JSON)
+        fields = {name: stored[name] for name in names if name in stored}
         try:
-            for name in _JSON:
-                fields[name] = json.loads(str(fields[name]))
             fields["protocol"] = Protocol(**current_fields(fields["protocol"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} was made by another version ({error}); make it again") from error
-        fields["seed"], fields["device"] = int(fields["seed"]), str(fields["device"])
-        fields["git_revision"] = str(fields["git_revision"])
         return cls(**fields)
 
     @classmethod
@@ -126,10 +120,7 @@ class TrainedMinima:
             for name, value in vars(parts[0]).items()
             if isinstance(value, np.ndarray)
         }
-        versions = {name: _all(part.versions[name] for part in parts) for name in parts[0].versions}
-        return dataclasses.replace(
-            parts[0], **arrays, versions=versions, git_revision=_all(part.git_revision for part in parts)
-        )
+        return dataclasses.replace(parts[0], **arrays, **joined_provenance(parts))
 
     def summary(self) -> str:
         """One line for each restart, for people."""
@@ -150,7 +141,3 @@ class TrainedMinima:
 
 
 _JSON = ("protocol", "data", "versions")
-
-
-def _all(values: Iterable[str]) -> str:
-    return ", ".join(sorted(set(values)))

@@ -29,9 +29,9 @@ class Training:
         How many.
     seed : int
     device : str
-        As `training.committee.trainer.train`.
+        See `training.committee.trainer.train`.
     n_train, data_seed, balanced
-        As ``n_train``, ``seed`` and ``balanced`` of `bpflat.load_reduced_fashion_mnist`.
+        ``n_train``, ``seed`` and ``balanced`` of `bpflat.load_reduced_fashion_mnist`.
     """
 
     protocol: Protocol
@@ -129,7 +129,7 @@ def run_all(
     progress : callable, optional
         See `training.committee.trainer.train`; must be picklable unless `n_jobs` is 1.
     threads : int, optional
-        Of torch, for each task.  By default one if there are several workers, else see `trainer.train`.
+        Threads of torch for each task.  By default one if there are several workers, else see `trainer.train`.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def run(protocol: Protocol, out: Path, *, restarts: int = 10, **options) -> Trai
     Raises
     ------
     ValueError, SweepError, OSError
-        As `training.committee.sweep.run_all`.
+        See `training.committee.sweep.run_all`.
     """
     fields = {field.name for field in dataclasses.fields(Training)} & options.keys()
     training = Training(protocol, out, restarts, **{name: options.pop(name) for name in fields})

@@ -22,7 +22,7 @@ from training.committee.loss import pattern_loss, stability
 from training.committee.problem import Problem, span_serves, torch_threads
 from training.committee.protocols import Protocol, Scales
 from training.committee.results import CAPPED, OVERSHOT, STOPPED, TrainedMinima
-from training.provenance import git_revision, library_versions
+from training.provenance import provenance
 
 LARGEST_SEED = 2**63 - 1  # results are stored in 64 bits
 _MOST_RESTARTS = 10**6  # far more than memory holds
@@ -107,7 +107,7 @@ def train(
     device : str
         "cpu" or "cuda".
     test_patterns, test_labels : array_like, optional
-        For the test errors, both or none; shapes (P', N) and (P',).
+        What test errors are measured on, both or none; shapes (P', N) and (P',).
     data : dict, optional
         Where the patterns are from (JSON-able); kept with the result.
     checkpoint : path-like, optional
@@ -118,8 +118,8 @@ def train(
     progress : callable, optional
         Called with an `EpochReport` after every epoch.
     threads : int, optional
-        On the CPU, during this call, of torch or of the compiled kernels.  By default one for fewer than 8 machines
-        (restarts times replicas), where more do not pay, else as many as torch would use.
+        Threads of torch or of the compiled kernels on the CPU during this call.  By default one for fewer than 8
+        machines (restarts times replicas), where more do not pay, else as many as torch would use.
 
     Returns
     -------
@@ -278,8 +278,7 @@ def _result(
         protocol=protocol,
         device=device,
         data=data | {"n_train": len(patterns)},
-        versions=library_versions(),
-        git_revision=git_revision(),
+        **provenance(),
     )
 
 

@@ -19,7 +19,7 @@ from training.result_file import require_same
 def save_state(path: str | os.PathLike, configuration: dict, state: State) -> None:
     """Write `state` and the JSON-able `configuration` of its run, atomically.
 
-    To be called in all processes of its group; the first one writes.
+    All processes of its group must call this; the first one writes.
     """
     own = {"models": [model.state_dict() for model in state.models], "optimizer": state.optimizer.state_dict()}
     parts = gather_states(own, state.group)
@@ -27,7 +27,7 @@ def save_state(path: str | os.PathLike, configuration: dict, state: State) -> No
         return
     optimizer = parts[0]["optimizer"]
     if state.group is not None:
-        optimizer |= {key: [one for part in parts for one in part["optimizer"][key]] for key in _PER_REPLICA}
+        optimizer |= {key: [replica for part in parts for replica in part["optimizer"][key]] for key in _PER_REPLICA}
     content = {
         "configuration": json.dumps(configuration),
         "epoch": state.epoch,
@@ -54,10 +54,10 @@ def load_state(path: str | os.PathLike, configuration: dict, state: State) -> No
     with open(path, "rb") as file:
         try:
             saved = torch.load(file, map_location="cpu", weights_only=True)
-            found = json.loads(saved["configuration"])
+            stored = json.loads(saved["configuration"])
         except Exception as error:  # damage shows as OSError, RuntimeError, EOFError, UnpicklingError, nearly anything
             raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to begin again") from error
-    require_same(path, found, configuration)
+    require_same(path, stored, configuration)
     own = slice(state.replicas.start, state.replicas.stop)
     for model, weights in zip(state.models, saved["models"][own], strict=True):
         model.load_state_dict(weights)

@@ -23,7 +23,7 @@ TAGS = {
 
 @contextlib.contextmanager
 def event_writer(folder: Path, epochs_done: int) -> Iterator[Callable[[EpochMetrics], None]]:
-    """Within the block a function that adds the metrics of an epoch, step = epoch, to event files in `folder`.
+    """Give the block a function that adds the metrics of an epoch, step = epoch, to event files in `folder`.
 
     What an earlier run left there of epochs after `epochs_done` is void: no step is there twice.  Metrics that are
     NaN (not evaluated, or without meaning for the algorithm) are left out.
@@ -31,7 +31,7 @@ def event_writer(folder: Path, epochs_done: int) -> Iterator[Callable[[EpochMetr
     Raises
     ------
     ImportError
-        Without the package tensorboard.
+        The package tensorboard is missing.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

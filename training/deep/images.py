@@ -63,7 +63,7 @@ class Images:
         0 to 255.  The test images of Tiny ImageNet are its validation set: the labels of its test set are not public.
     train_labels, test_labels : Tensor of int64, shape (P,)
     mean, std : Tensor of float32, shape (C, 1, 1)
-        Over the training images, channel by channel, in units of 0 to 255.
+        Statistics over the training images, channel by channel, in units of 0 to 255.
     """
 
     name: str
@@ -104,7 +104,7 @@ def load_images(
         Draw so many training images; all by default, in the order in which they are published.  Tiny ImageNet's, which
         are published class after class, come in the order of the draw even so: the first of them are of all classes.
     draw_seed : int
-        Of that draw; a smaller one is the beginning of a larger one.
+        Seed of that draw; a smaller draw is the beginning of a larger one.
     device : torch.device or str
 
     Raises
@@ -171,12 +171,12 @@ def check_arrays(arrays: dict[str, NDArray], source: Source, origin: str) -> Non
     if missing:
         raise ValueError(f"{origin} lacks the arrays {', '.join(missing)}")
     colours = ((source.channels,),) if source.channels > 1 else ((), (1,))
-    wanted = [(source.size, source.size, *colour) for colour in colours]
+    shapes = [(source.size, source.size, *colour) for colour in colours]
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.dtype != np.uint8 or images.shape[1:] not in wanted or not len(images):
+        if images.dtype != np.uint8 or images.shape[1:] not in shapes or not len(images):
             raise ValueError(
-                f"{split}_images of {origin} must be uint8 of shape (P, {', '.join(map(str, wanted[0]))}), "
+                f"{split}_images of {origin} must be uint8 of shape (P, {', '.join(map(str, shapes[0]))}), "
                 f"not {images.dtype} of shape {images.shape}; is it another data set?"
             )
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
@@ -240,7 +240,7 @@ def _cifar(name: str, folder: Path, *, download: bool) -> dict[str, NDArray]:
     arrays = {}
     for split in ("train", "test"):
         try:  # torchvision checks MD5 sums, and tells all that can be wrong with a RuntimeError
-            one = cls(str(folder), train=split == "train", download=download)
+            dataset = cls(str(folder), train=split == "train", download=download)
         except RuntimeError as error:
             raise ValueError(
                 f"{folder} does not hold the published {cls.base_folder}, whole ({error}); unpack {cls.filename} there "
@@ -248,7 +248,7 @@ def _cifar(name: str, folder: Path, *, download: bool) -> dict[str, NDArray]:
             ) from error
         except OSError as error:
             raise OSError(f"cannot get {cls.url} ({error}); get the file elsewhere and give its folder") from error
-        arrays |= {f"{split}_images": one.data, f"{split}_labels": np.array(one.targets)}
+        arrays |= {f"{split}_images": dataset.data, f"{split}_labels": np.array(dataset.targets)}
     return arrays
 
 

@@ -21,10 +21,10 @@ TIMEOUT = datetime.timedelta(hours=1)  # one process may download or measure whi
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[tuple[dist.ProcessGroup | None, str]]:
-    """Within the block the group of the processes that torchrun started, and the device of this one.
+    """Give the block the group of the processes that torchrun started, and the device of this one.
 
-    Over gloo on the CPU and NCCL on GPUs, where "cuda" becomes one GPU a process; None when there is one process.
-    After an exception the group is left as it is: to wait for other processes then might take forever.
+    The group is None when there is one process.  It speaks over gloo on the CPU and NCCL on GPUs, where "cuda" becomes
+    one GPU a process.  An exception leaves it as it is: to wait for other processes then might take forever.
 
     Raises
     ------

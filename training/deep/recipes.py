@@ -25,7 +25,6 @@ Where Appendix C leaves something open:
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import math
 from collections.abc import Callable
@@ -35,9 +34,11 @@ import torch
 from torch import nn
 
 from bpflat.optim import focusing
-from training.deep.augment import Augmentation, Policy, autoaugment_cifar10, fast_autoaugment_imagenet
+from training.deep.augment import Augmentation
 from training.deep.images import SOURCES
 from training.deep.rmsprop import TensorFlowRMSprop
+from training.deep.schedules import Annealing, Decay, Drops
+from training.deep.sub_policies import Policy, autoaugment_cifar10, fast_autoaugment_imagenet
 
 GAMMA_CONVENTIONS = {"eq6": 1.0, "code": 2.0}  # printed γ times this is the γ of eq. 6
 COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
@@ -47,59 +48,6 @@ POLICIES: dict[str, Callable[[int], Policy]] = {  # sub-policies for images of a
     "autoaugment-cifar10": autoaugment_cifar10,
     "fast-autoaugment-imagenet": lambda size: fast_autoaugment_imagenet(),
 }
-
-
-@dataclass(frozen=True)
-class Drops:
-    """Learning rate `start`, divided by 10 at each of the `milestones`; `warm_up` = (rate, epochs) comes before."""
-
-    start: float
-    milestones: tuple[float, ...]
-    warm_up: tuple[float, float] | None = None
-
-    def __call__(self, tau: float) -> float:
-        """Learning rate at epoch `tau`."""
-        if self.warm_up and tau < self.warm_up[1]:
-            return self.warm_up[0]
-        return self.start * 0.1 ** bisect.bisect_right(self.milestones, tau)
-
-    def stretched(self, ratio: float) -> Drops:
-        """The same for a run that is `ratio` times as long."""
-        warm_up = self.warm_up and (self.warm_up[0], self.warm_up[1] * ratio)
-        return Drops(self.start, tuple(m * ratio for m in self.milestones), warm_up)
-
-
-@dataclass(frozen=True)
-class Annealing:
-    """Half a cosine from `start` to 0 over `epochs`."""
-
-    start: float
-    epochs: float
-
-    def __call__(self, tau: float) -> float:
-        """Learning rate at epoch `tau`."""
-        return 0.5 * self.start * (1 + math.cos(math.pi * min(tau / self.epochs, 1.0)))
-
-    def stretched(self, ratio: float) -> Annealing:
-        """The same for a run that is `ratio` times as long."""
-        return Annealing(self.start, self.epochs * ratio)
-
-
-@dataclass(frozen=True)
-class Decay:
-    """Learning rate `start`, multiplied by `factor` every `every` epochs."""
-
-    start: float
-    factor: float
-    every: float = 2.0
-
-    def __call__(self, tau: float) -> float:
-        """Learning rate at epoch `tau`."""
-        return self.start * self.factor ** math.floor(tau / self.every)
-
-    def stretched(self, ratio: float) -> Decay:
-        """As often as before, to the same last learning rate in a run that is `ratio` times as long."""
-        return Decay(self.start, self.factor ** (1 / ratio), self.every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,26 +63,26 @@ class Recipe:
     model_options : dict
         Handed to the network, such as its dropout.
     epochs : int
-        Of each replica; of the outer loop for eSGD, whose epoch has L passes.
+        Epochs of each replica; of the outer loop for eSGD, whose epoch has L passes.
     eta : Drops, Annealing or Decay
         Learning rate η of the baseline, of each replica, of eSGD's outer step.
     optimizer : {"sgd", "rmsprop-tf"}
         The latter is `training.deep.rmsprop.TensorFlowRMSprop`.
     momentum, nesterov, weight_decay, batch
-        Of the optimizer, inside and outside for eSGD; patterns in a minibatch.
+        Settings of the optimizer, inside and outside for eSGD; patterns in a minibatch.
     y, K : int
         Replicas, and steps between their interactions (rSGD).
     K_late, K_late_from : int, float
         K from this epoch on; 0 for no change.
     coupling : str
-        Of `bpflat.optim.ReplicatedSGD`.
+        Coupling of `bpflat.optim.ReplicatedSGD`.
     L, eta_prime, epsilon, alpha, reset_inner
         eSGD: inner steps, their learning rate η', noise and averaging constant; whether every loop begins without
         momentum.
     gamma0 : float or None
         First γ; None for the automatic one.
     gamma_growth : float
-        By how much γ grows, exponentially, over the run.
+        Factor by which γ grows, exponentially, over the run.
     gamma1 : float
         What is printed for eSGD, per outer step (`with_printed_growth`); 0 where nothing is.
     gamma_max : float

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import os
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.storage import atomic_write, load_npz, save_npz
+from bpflat.storage import atomic_write
+from training.result_file import load_record, save_record
 
 KIND = "deep-run"
 
@@ -31,7 +31,7 @@ class EpochMetrics:
     train_loss, train_error : float
         Mean over the minibatches of the epoch, as they were trained on: augmented, at w' or at the replicas.
     test_loss, test_error : float
-        Of the centre w or w̄, on the whole test set; NaN where it was not evaluated.
+        Loss and error of the centre w or w̄ on the whole test set; NaN where it was not evaluated.
     distance : float
         d(w', w) of eSGD, the mean of d(w^a, w̄) of rSGD (eq. 2), after the epoch; NaN for the baseline.
     images_per_second : float
@@ -63,7 +63,7 @@ class FlatnessHistory:
     delta_error, std_error : ndarray, shape (E, S)
         δE (eq. 4) on training images, augmented as in training (B.2), and its standard error over the draws.
     train_loss, train_error, test_error : ndarray, shape (E,)
-        Of the unperturbed centre on images that are not augmented; errors are fractions.
+        Loss and errors of the unperturbed centre on images that are not augmented; errors are fractions.
     n_samples : int
         Draws at each σ.
     """
@@ -101,14 +101,14 @@ class DeepRun:
         Cell of Table 1.
     seed : int
     epochs : int
-        That were run; recipe's times the scale.
+        Epochs that were run: the recipe's times the scale, or fewer where a loss ended the run.
     epochs_scale : float
-        By which all schedules were shortened.
+        Factor by which all schedules were shortened.
     n_train, n_test : int
         Images.
     train_loss, train_error, test_loss, test_error : float
-        Of the centre w̄ or w after the last epoch, in evaluation mode; errors are fractions. Statistics of BatchNorm
-        are running ones, of the centre as in `training.deep.trainer.centre`.
+        Loss and error of the centre w̄ or w after the last epoch, in evaluation mode; errors are fractions.  Statistics
+        of BatchNorm are running ones, of the centre as in `training.deep.trainer.centre`.
     n_parameters : int
     gamma0 : float
         First γ of eq. 6, printed or automatic; NaN for the baseline and for cosine focusing.
@@ -150,20 +150,17 @@ class DeepRun:
     def save(self, path: str | os.PathLike) -> None:
         """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
         fields = {name: getattr(self, name) for name in _FIELDS}
-        for name in _JSON:
-            fields[name] = json.dumps(fields[name])
         if self.flatness is not None:
             fields |= {_PREFIX + name: getattr(self.flatness, name) for name in _FLATNESS_FIELDS}
-        save_npz(path, KIND, **fields)
+        save_record(path, KIND, fields, _JSON)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> DeepRun:
         """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        arrays = load_npz(path, KIND, _FIELDS)
-        arrays = {name: array if array.ndim else array.item() for name, array in arrays.items()}
-        fields = {name: arrays[name] for name in _FIELDS} | {name: json.loads(arrays[name]) for name in _JSON}
-        if _PREFIX + "epoch" in arrays:
-            fields["flatness"] = FlatnessHistory(**{name: arrays[_PREFIX + name] for name in _FLATNESS_FIELDS})
+        stored = load_record(path, KIND, _FIELDS, _JSON)
+        fields = {name: stored[name] for name in _FIELDS}
+        if _PREFIX + "epoch" in stored:
+            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
         return cls(**fields)
 
     def summary(self) -> str:

@@ -10,7 +10,7 @@ import torch
 class TensorFlowRMSprop(torch.optim.Optimizer):
     """RMSprop with ε inside the root and η inside the momentum.
 
-    With gradient g, of which ``weight_decay * w`` is a part::
+    The gradient is g, of which ``weight_decay * w`` is a part::
 
         s ← decay s + (1 − decay) g²        s = 1 at the start
         v ← momentum v + η g/√(s + ε)       v = 0
@@ -26,7 +26,7 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
     lr : float
         Learning rate η.
     decay, momentum, eps, weight_decay : float
-        By default those of EfficientNet's code.
+        Those of EfficientNet's code by default.
 
     Raises
     ------

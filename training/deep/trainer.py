@@ -93,7 +93,7 @@ def begin(
 ) -> State:
     """Return networks with weights of their own, initialised from (seed, replica), and their optimizer.
 
-    With a `group`, each of its processes has as many of the replicas; raises as `training.deep.processes.own_replicas`.
+    Each process of a `group` has as many of the replicas; raises as `training.deep.processes.own_replicas`.
     """
     replicas = own_replicas(recipe.y, group)
     models = []
@@ -162,7 +162,7 @@ def train(
     ----------
     state : State
     images : Images
-        On the device of the networks.
+        Images on the device of the networks.
     augmentation : Augmentation
     epochs : int
     seed : int
@@ -333,7 +333,7 @@ def _forward_backward(
 
 @contextlib.contextmanager
 def centre(state: State) -> Iterator[nn.Module]:
-    """Within the block the network of the centre, w or w̄, in evaluation mode; then its weights are as before.
+    """Give the block the network of the centre, w or w̄, in evaluation mode; then its weights are as before.
 
     All processes of a group must enter, and each has the whole centre.
 
@@ -355,9 +355,9 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and error, a fraction, of uint8 images (P, C, H, W) that are only resized and normalised."""
     total = torch.zeros(2, dtype=torch.float64, device=inputs.device)
-    for part, wanted in zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+    for part, targets in zip(inputs.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
         logits = model(augmentation.plain(part, images.mean, images.std)).float()
-        loss = F.cross_entropy(logits, wanted, reduction="sum")
-        total += torch.stack([loss, (logits.argmax(1) != wanted).sum()]).double()
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        total += torch.stack([loss, (logits.argmax(1) != targets).sum()]).double()
     loss, error = (total / len(labels)).tolist()
     return loss, error

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from bpflat.arguments import check_device
 from bpflat.storage import atomic_write
-from training.deep.augment import Augmentation, Policy, read_policy, resize_whole
+from training.deep.augment import Augmentation, resize_whole
 from training.deep.checkpoints import load_state, save_state
 from training.deep.events import event_writer
 from training.deep.flatness import FlatnessPlan, as_history
@@ -25,8 +25,9 @@ from training.deep.images import SOURCES, Images, load_images
 from training.deep.processes import first_alone, first_decides, is_first, own_replicas
 from training.deep.recipes import Recipe, as_plain
 from training.deep.results import DeepRun, EpochMetrics, write_csv
+from training.deep.sub_policies import Policy, read_policy
 from training.deep.trainer import DeepReport, State, begin, centre, evaluate, train
-from training.provenance import git_revision, library_versions
+from training.provenance import provenance
 from training.result_file import require_same
 
 BFLOAT16 = (
@@ -49,14 +50,14 @@ class DeepTraining:
     data : Path, optional
         Where the images are, see `training.deep.images.load_images`; downloaded by default.
     seed : int
-        Of initial weights, minibatches, augmentation and noise.
+        Decides initial weights, minibatches, augmentation and noise.
     epochs_scale : float
         Shortens (or stretches) all schedules together: learning rate, γ and K are functions of the fraction done.
         Replicas of rSGD are then pulled together for fewer steps by the same γ, see `keep_contraction`.
     n_train : int, optional
         Draw so many training images, the same for every seed.
     policies : Path or "none", optional
-        Sub-policies instead of the recipe's: a file, see `training.deep.augment.read_policy`; "none" to do without.
+        Sub-policies instead of the recipe's: a file for `training.deep.sub_policies.read_policy`; "none" for none.
     evaluate_every : int
         Epochs between evaluations of the test error.
     stop_loss : float, optional
@@ -70,8 +71,8 @@ class DeepTraining:
     augment : bool
         False trains on the images as they are, only resized and normalised.
     keep_contraction : bool
-        For rSGD with fewer steps than the recipe's (or more): without a loss, distances from the centre shrink by
-        ``exp(−Σ η γ / (1 − momentum))`` over the steps of a run.  So that they do as in the recipe, after the same
+        Rescale rSGD to fewer steps than the recipe's (or more).  Without a loss, distances from the centre shrink by
+        ``exp(−Σ η γ / (1 − momentum))`` over the steps of a run.  So that they do as in the recipe after the same
         fraction of the run, a run of s times the steps is given ``γ/s`` and, for as many interactions of the same
         η K γ, ``K s`` (rounded, at least 1).  Steps are counted on the images of the published data, or on `n_train`.
     flatness : FlatnessPlan, optional
@@ -288,9 +289,8 @@ class DeepTraining:
             curves=np.array([dataclasses.astuple(metrics) for metrics in state.curves]),
             configuration=self.configuration,
             device=self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
-            versions=library_versions(),
-            git_revision=git_revision(),
             flatness=None if self.flatness is None else as_history(state.flatness, self.flatness),
+            **provenance(),
         )
         if is_first(state.group):
             result.save(self.file(".npz"))

@@ -58,8 +58,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int, num_classes: int = 10):
         super().__init__()
-        blocks, rest = divmod(depth - 2, 6)
-        if rest or blocks < 1:
+        blocks, remainder = divmod(depth - 2, 6)
+        if remainder or blocks < 1:
             raise ValueError(f"depth must be 6n + 2 with n ≥ 1, such as 20 or 110; got {depth}")
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])

@@ -38,7 +38,7 @@ class ModelRecord:
     Attributes
     ----------
     name : str
-        Of its folder, ``model_NAME``.
+        NAME of its folder, ``model_NAME``.
     hyperparameters : dict
         Value of each.
     train_error, test_error : float
@@ -83,7 +83,7 @@ def load_model(folder: Path) -> nn.Sequential:
     Parameters
     ----------
     folder : Path
-        With ``config.json`` and ``weights.hdf5``.
+        Folder that holds ``config.json`` and ``weights.hdf5``.
 
     Returns
     -------
@@ -144,7 +144,7 @@ class SamePadding(nn.Module):
     ----------
     kernel, stride : (int, int)
     value : float
-        Of the border.
+        Value of the border.
     """
 
     def __init__(self, kernel: tuple[int, int], stride: tuple[int, int], value: float = 0.0):

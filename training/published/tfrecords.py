@@ -24,7 +24,7 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     folder : Path
-        Of ``*.tfrecord``; images are (height, width, channels) and already normalised.
+        Folder of ``*.tfrecord``; images are (height, width, channels) and already normalised.
 
     Returns
     -------
@@ -117,4 +117,4 @@ def _tensor(message: bytes) -> NDArray:
 
 
 def _inside(message: bytes, number: int) -> Iterator[bytes]:
-    return (value for found, value in _fields(message) if found == number)
+    return (value for key, value in _fields(message) if key == number)

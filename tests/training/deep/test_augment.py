@@ -9,20 +9,16 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from training.deep import augment
-from training.deep.augment import (
+from training.deep import sub_policies
+from training.deep.augment import Augmentation, crop, cutout, flip, resize
+from training.deep.sub_policies import (
     FAST_RANGES,
     MIRRORED,
     OPERATIONS,
-    Augmentation,
     Step,
     apply_policy,
     autoaugment_cifar10,
-    crop,
-    cutout,
-    flip,
     read_policy,
-    resize,
 )
 
 
@@ -176,7 +172,7 @@ PUBLISHED = {  # of Fast AutoAugment: what its level x from 0 to 1 makes of an o
 
 def levels_of(name):
     """Levels with which the sub-policies found on ImageNet have the operation, as they are stored."""
-    file = Path(augment.__file__).parents[1] / "policies" / "fast-autoaugment-imagenet.json"
+    file = Path(sub_policies.__file__).parents[1] / "policies" / "fast-autoaugment-imagenet.json"
     entries = json.loads(file.read_text())
     return np.array([level for steps in entries for operation, _, level in steps if operation == name])
 
@@ -211,7 +207,7 @@ def test_every_cutout_found_on_imagenet_is_that_of_pillow():
 
 def test_the_sub_policies_found_on_imagenet():
     """The values of each step against the published ranges; some entries as they are published, digits and all."""
-    policy = augment.fast_autoaugment_imagenet()
+    policy = sub_policies.fast_autoaugment_imagenet()
     assert len(policy) == len(set(policy)) == 498 and {len(steps) for steps in policy} == {2}
     steps = [step for steps in policy for step in steps]
     assert {step.name for step in steps} == set(OPERATIONS)
@@ -266,7 +262,7 @@ def test_sub_policies_steps_and_signs_are_drawn_as_said(monkeypatch):
         return operation
 
     for name in ("Rotate", "Invert", "Color", "Equalize"):
-        monkeypatch.setitem(augment.OPERATIONS, name, record(name))
+        monkeypatch.setitem(sub_policies.OPERATIONS, name, record(name))
     policy = (
         (Step("Rotate", 0.7, (5.0, -5.0)), Step("Invert", 1.0, (0.0, 0.0))),
         (Step("Color", 0.2, (1.5, 1.5)), Step("Equalize", 0.0, (0.0, 0.0))),

@@ -18,7 +18,7 @@ from training import models
 from training.deep.augment import Augmentation
 from training.deep.flatness import FlatnessPlan, measure_flatness
 from training.deep.images import load_images
-from training.deep.recipes import Drops
+from training.deep.schedules import Drops
 from training.deep.trainer import begin, centre, train
 from training.models.cifar_resnet import CifarResNet
 from training.published.resnets import load_published

@@ -20,8 +20,9 @@ from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, t
 from training import models
 from training.deep.augment import Augmentation
 from training.deep.images import load_images
-from training.deep.recipes import RECIPES, Drops, find_recipe, with_printed_growth
+from training.deep.recipes import RECIPES, find_recipe, with_printed_growth
 from training.deep.results import DeepRun
+from training.deep.schedules import Drops
 from training.deep.trainer import State, begin, centre, evaluate, require_stable_attraction, train
 from training.models import make_model
 from training.models.cifar_resnet import CifarResNet

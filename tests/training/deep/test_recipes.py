@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.deep.augment import autoaugment_cifar10
 from training.deep.images import SOURCES
-from training.deep.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, as_plain, find_recipe
+from training.deep.recipes import COLUMNS, POLICIES, RECIPES, as_plain, find_recipe
 from training.deep.results import DeepRun
 from training.deep.rmsprop import TensorFlowRMSprop
+from training.deep.schedules import Annealing, Decay, Drops
+from training.deep.sub_policies import autoaugment_cifar10
 from training.models import MODELS
 
 RESULTS = Path(__file__).parents[3] / "figures" / "results" / "table1"
