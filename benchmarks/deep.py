@@ -97,7 +97,7 @@ def epochs(images: Images) -> list[Callable[[], float]]:
 
 def losses(n_images: int) -> list[float]:
     """Loss of the first epoch of each."""
-    return [one() for one in epochs(noise(n_images))]
+    return [train_epoch() for train_epoch in epochs(noise(n_images))]
 
 
 def main(repeats: int = 9) -> None:

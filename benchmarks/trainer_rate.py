@@ -1,6 +1,6 @@
 """How fast the batched trainer is: ``python -m benchmarks.trainer_rate``.
 
-For the reduced Fashion-MNIST (N = 784, K = 9, P = 500), all with one thread:
+The problem is the reduced Fashion-MNIST (N = 784, K = 9, P = 500), all with one thread:
 
 1. the speed of training in the span of the patterns over training in the inputs, for rSGD with 40 replicas (4
    restarts of 10) and for eSGD with 4 restarts, noise and all; both must reach the same weights after an epoch;

@@ -141,10 +141,10 @@ def test_configurations_are_json():
 @pytest.mark.parametrize("folder", ["fig1-paper", "fig1-quick"])
 def test_stored_minima_are_of_todays_protocols(folder):
     for name, protocol in PROTOCOLS.items():
-        found = TrainedMinima.load(RESULTS / folder / f"{name}.npz")
+        stored = TrainedMinima.load(RESULTS / folder / f"{name}.npz")
         same = {"schedule_speed", "gamma1"}  # what the quick preset changes
-        assert dataclasses.replace(found.protocol, **{key: getattr(protocol, key) for key in same}) == protocol
-        assert all(value <= 1 for t in found.epochs for value in found.protocol.attractions(t).values())
+        assert dataclasses.replace(stored.protocol, **{key: getattr(protocol, key) for key in same}) == protocol
+        assert all(value <= 1 for t in stored.epochs for value in stored.protocol.attractions(t).values())
 
 
 def test_stored_conventions_are_read_under_their_new_names():

@@ -230,9 +230,9 @@ def test_coordinates_have_the_same_bits_with_any_number_of_threads():
 @pytest.mark.parametrize("name", ["rsgd-fast", "esgd"])
 def test_the_number_of_threads_does_not_change_a_bit(name):
     patterns, labels = toy(60, 81)
-    one, three = (train(small(name), patterns, labels, restarts=5, threads=threads) for threads in (1, 3))
-    assert np.array_equal(one.weights, three.weights)
-    assert np.array_equal(one.distance, three.distance)
+    serial, threaded = (train(small(name), patterns, labels, restarts=5, threads=threads) for threads in (1, 3))
+    assert np.array_equal(serial.weights, threaded.weights)
+    assert np.array_equal(serial.distance, threaded.distance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-6), (np.float64, 1e-14)])

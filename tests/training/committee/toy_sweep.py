@@ -29,7 +29,7 @@ def sweep(folder: Path, *, chunk: int | None = 2, n_jobs: int = 1, scheduler: st
     """Train and measure in `folder`, with a checkpoint after every epoch."""
     workers = {"n_jobs": n_jobs, "scheduler": scheduler}
     minima = run_all(trainings(folder), chunk=chunk, checkpoint_every=0.0, threads=1, **workers)
-    assert all(np.any(one.train_error == 0) for one in minima)
+    assert all(np.any(m.train_error == 0) for m in minima)
     return measure(minima, folder, **workers)
 
 

@@ -16,7 +16,7 @@ from bpflat.optim import ReplicatedSGD
 from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable, toy
 from training import models
 from training.deep import run
-from training.deep.__main__ import main
+from training.deep.__main__ import main, parser
 from training.deep.augment import Augmentation
 from training.deep.events import TAGS
 from training.deep.flatness import FlatnessPlan
@@ -24,6 +24,7 @@ from training.deep.images import load_images
 from training.deep.recipes import COLUMNS
 from training.deep.results import METRICS, DeepRun, EpochMetrics
 from training.deep.trainer import DeepReport, begin, centre, evaluate, train
+from training.deep.training import DeepTraining
 from training.progress import StatusLine
 from training.randomness import device_seeds, minibatch_orders, sequence
 
@@ -83,8 +84,8 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     assert seen == [1, 2, 3, 4]
     assert_array_equal(stable(resumed), stable(whole))
     name = f"resnet18-cifar10-{column}-seed0"
-    one, other = (torch.load(tmp_path / d / f"{name}.pt", weights_only=True) for d in ("whole", "cut"))
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    weights, again = (torch.load(tmp_path / d / f"{name}.pt", weights_only=True) for d in ("whole", "cut"))
+    assert weights.keys() == again.keys() and all(torch.equal(weights[k], again[k]) for k in weights)
     assert {p.name for p in cut.iterdir()} == {f"{name}.{end}" for end in ("npz", "pt", "csv")}
     assert whole.test_error == whole.curve("test_error")[-1]
     passes = {"baseline": 4, "rsgd": 12, "esgd": 20, "rsgd-y": 12}[column]
@@ -92,7 +93,7 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     # what the stored weights do is what was reported
     images = load_images("cifar10", data)
     model = Tiny(10)
-    model.load_state_dict(one)
+    model.load_state_dict(weights)
     augmentation = toy(column).augmentation()
     loss, error = evaluate(model.eval(), images.test_images, images.test_labels, images, augmentation)
     assert (loss, error) == (pytest.approx(whole.test_loss), whole.test_error)
@@ -312,6 +313,16 @@ def test_bad_arguments(data, tmp_path, options, message):
 def test_bad_flatness_plans(options, message):
     with pytest.raises(ValueError, match=message):
         FlatnessPlan(**options)
+
+
+def test_every_field_of_a_training_is_an_option_of_the_command_line():
+    """Options reach the training by their names."""
+    fields = {field.name for field in dataclasses.fields(DeepTraining)}
+    options = vars(parser().parse_args(["smallconvnet-cifar10"]))
+    assert fields - options.keys() == {"flatness"}  # made of four
+    own = {name: value for name, value in options.items() if name in fields - {"recipe", "out", "device"}}
+    defaults = DeepTraining(toy("baseline"), Path("out"))
+    assert own == {name: getattr(defaults, name) for name in own}
 
 
 def test_command_line(data, tmp_path, capsys):

@@ -165,7 +165,7 @@ def test_images_are_resized_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         F,
         "interpolate",
-        lambda images, *rest, **options: calls.append(len(images)) or interpolate(images, *rest, **options),
+        lambda images, *arguments, **options: calls.append(len(images)) or interpolate(images, *arguments, **options),
     )
     result = short(toy("baseline", size=36), tmp_path, data, epochs=2)
     assert calls == [110, 60]
@@ -211,8 +211,8 @@ def test_killed_and_resumed_from_the_command_line(tmp_path, column="esgd"):
     subprocess.run([*command, tmp_path / "cut"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     whole, cut = (DeepRun.load(tmp_path / folder / f"{name}.npz") for folder in ("whole", "cut"))
     assert_array_equal(stable(cut), stable(whole))
-    one, other = (torch.load(tmp_path / folder / f"{name}.pt", weights_only=True) for folder in ("whole", "cut"))
-    assert all(torch.equal(one[key], other[key]) and one[key].is_contiguous() for key in one)
+    whole, resumed = (torch.load(tmp_path / folder / f"{name}.pt", weights_only=True) for folder in ("whole", "cut"))
+    assert all(torch.equal(whole[key], resumed[key]) and whole[key].is_contiguous() for key in whole)
 
 
 @pytest.mark.skipif(not (WEIGHTS.exists() and CIFAR10.exists()), reason="weights or images are not here")

@@ -93,10 +93,10 @@ def test_a_missing_torchvision_is_named(monkeypatch):
 
     real = builtins.__import__
 
-    def without(name, *rest):
+    def without(name, *arguments):
         if name.startswith("torchvision"):
             raise ImportError("not here")
-        return real(name, *rest)
+        return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install bpflat\[deep\]"):

@@ -102,9 +102,9 @@ def test_a_stretched_decay_ends_where_it_did():
 
 def test_optimizers():
     model = torch.nn.Linear(2, 2)
-    one = find_recipe("efficientnet-b0-cifar100", "baseline").base_optimizer(model)
-    assert isinstance(one, TensorFlowRMSprop)
-    assert one.defaults == {"lr": 0.01, "decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 1e-5}
+    optimizer = find_recipe("efficientnet-b0-cifar100", "baseline").base_optimizer(model)
+    assert isinstance(optimizer, TensorFlowRMSprop)
+    assert optimizer.defaults == {"lr": 0.01, "decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 1e-5}
     inner = find_recipe("smallconvnet-cifar10", "esgd").base_optimizer(model, 0.02)
     assert isinstance(inner, torch.optim.SGD) and inner.defaults["nesterov"] and inner.defaults["lr"] == 0.02
 

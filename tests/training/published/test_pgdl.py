@@ -86,13 +86,13 @@ def keras(x, arrays):
 def test_layer_by_layer(tmp_path, arrays):
     network = load_model(write(tmp_path / "model_1", LAYERS, arrays))
     x = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32)
-    found = torch.from_numpy(x).movedim(-1, 1)
+    outputs = torch.from_numpy(x).movedim(-1, 1)
     modules = iter(network)
     for options, expected in zip(LAYERS, keras(x.astype(float), arrays), strict=True):
-        found = next(modules)(found)
+        outputs = next(modules)(outputs)
         if options.get("activation") == "relu":  # inside of a layer for Keras, a module of its own here
-            found = next(modules)(found)
-        plain = found.detach().numpy() if found.ndim == 2 else found.detach().movedim(1, -1).numpy()
+            outputs = next(modules)(outputs)
+        plain = outputs.detach().numpy() if outputs.ndim == 2 else outputs.detach().movedim(1, -1).numpy()
         assert_allclose(plain, expected, rtol=1e-4, atol=1e-5, err_msg=options["layer_name"])
     assert next(modules, None) is None and not network.training
 
