@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.timing import median_seconds, seconds, verdict
 from bpflat import local_entropy
-from figures.measures import DISTANCES, problem_of
+from figures.measure.measures import DISTANCES, problem_of
 from training.results import TrainedMinima
 
 STORED = Path(__file__).parents[1] / "figures" / "results" / "fig6-paper" / "dropout-0.npz"

@@ -18,17 +18,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figures.experiment import Experiment, Preset, add_size_options, collect, sizes_from
+from figures.draw.panels import save_figure, save_table, save_text
+from figures.draw.style import LOOKS, Look, use_style
 from figures.fig1 import FIG1
 from figures.fig6 import FIG6
 from figures.fig7 import NOISE as NOISE_DEEP
 from figures.fig7 import correlations, levels_of, look_of, place_of
-from figures.measures import Series
-from figures.networks import Network, load_networks
-from figures.panels import save_figure, save_table, save_text
-from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
-from figures.style import LOOKS, Look, use_style
-from figures.summary import FAR, NOISE, Minima, correlation_text, markdown, scalars
+from figures.measure.experiment import Experiment, Preset, add_size_options, collect, sizes_from
+from figures.measure.measures import Series
+from figures.measure.networks import Network, load_networks
+from figures.measure.statistics import INTERVAL, Correlation, centred_ranks, correlate
+from figures.measure.summary import FAR, NOISE, Minima, correlation_text, markdown, scalars
 from training.results import TrainedMinima
 from training.workers import SweepError
 
@@ -60,14 +60,14 @@ def solutions(experiments: Sequence[Experiment], results: Path, **sizes: int | N
     results : Path
         Holds a folder ``<experiment name>-paper`` of each.
     **sizes
-        Of the presets, where they are others; see `figures.experiment.Preset.resized`.
+        Of the presets, where they are others; see `figures.measure.experiment.Preset.resized`.
 
     Raises
     ------
     FileNotFoundError
         Something is not stored: nothing is trained or measured here.
     ValueError
-        As `figures.experiment.collect`.
+        As `figures.measure.experiment.collect`.
     """
     series = []
     for experiment in experiments:

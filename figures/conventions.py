@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 import bpflat
 from bpflat.storage import load_result, save_result
-from figures.experiment import N_TRAIN, add_size_options, on_each_draw, sizes_from
-from figures.measures import problem_of
-from figures.panels import save_table, save_text
-from figures.statistics import Interval, mean_interval, paired_difference
-from figures.summary import FAR, NEAR, NOISE, markdown
+from figures.draw.panels import save_table, save_text
+from figures.measure.experiment import N_TRAIN, add_size_options, on_each_draw, sizes_from
+from figures.measure.measures import problem_of
+from figures.measure.statistics import Interval, mean_interval, paired_difference
+from figures.measure.summary import FAR, NEAR, NOISE, markdown
 from training.checkpoints import require_same
 from training.committee import run
 from training.protocols import PROTOCOLS, Protocol

@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bpflat.storage import load_result, save_result
-from figures.experiment import N_TRAIN, Preset, add_size_options, on_each_draw, sizes_from
+from figures.draw.panels import save_figure, save_table, save_text
+from figures.draw.style import LOOKS, use_style
 from figures.fig1 import FIG1
-from figures.measures import measure
-from figures.panels import save_figure, save_table, save_text
-from figures.statistics import Interval, mean_interval, paired_difference, rank_correlation, variance_components
-from figures.style import LOOKS, use_style
-from figures.summary import Minima, markdown, scalars
+from figures.measure.experiment import N_TRAIN, Preset, add_size_options, on_each_draw, sizes_from
+from figures.measure.measures import measure
+from figures.measure.statistics import Interval, mean_interval, paired_difference, rank_correlation, variance_components
+from figures.measure.summary import Minima, markdown, scalars
 from training.checkpoints import require_same
 from training.committee import run
 from training.protocols import PROTOCOLS, Protocol, current_fields
@@ -71,7 +71,7 @@ class Draws:
     Attributes
     ----------
     test_error, test_error_balanced, phi_far, delta_error : ndarray of float
-        As in `figures.summary.Minima`; Φ is NaN where a minimum makes training errors.
+        As in `figures.measure.summary.Minima`; Φ is NaN where a minimum makes training errors.
     """
 
     test_error: NDArray[np.float64]

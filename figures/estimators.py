@@ -19,9 +19,9 @@ from matplotlib.lines import Line2D
 
 import bpflat
 from bpflat import LocalEntropyCurve
-from figures.measures import problem_of, stored, weights_of
-from figures.panels import save_figure, save_table
-from figures.style import LOOKS, use_style
+from figures.draw.panels import save_figure, save_table
+from figures.draw.style import LOOKS, use_style
+from figures.measure.measures import problem_of, stored, weights_of
 from training.protocols import PROTOCOLS
 from training.results import TrainedMinima
 

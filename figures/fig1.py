@@ -5,8 +5,8 @@
 
 import sys
 
-from figures.experiment import Experiment, Preset, main
-from figures.style import LOOKS
+from figures.draw.style import LOOKS
+from figures.measure.experiment import Experiment, Preset, main
 from training.protocols import PROTOCOLS
 
 FIG1 = Experiment(

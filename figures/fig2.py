@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.panels import save_figure, save_table
-from figures.style import LOOKS, use_style
+from figures.draw.panels import save_figure, save_table
+from figures.draw.style import LOOKS, use_style
 from figures.table1 import load_runs
 from training.deep_results import DeepRun
 from training.recipes import COLUMNS, LABELS, RECIPES

@@ -14,8 +14,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from figures.profiles import Profiles, draw_evolution, draw_final, load_profiles, save_all
-from figures.style import use_style
+from figures.draw.profiles import Profiles, draw_evolution, draw_final, load_profiles, save_all
+from figures.draw.style import use_style
 from training.recipes import RECIPES
 
 

@@ -6,8 +6,8 @@
 import sys
 from dataclasses import replace
 
-from figures.experiment import Experiment, Preset, main
-from figures.style import LOOKS
+from figures.draw.style import LOOKS
+from figures.measure.experiment import Experiment, Preset, main
 from training.protocols import PROTOCOLS
 
 DROPOUT = (0.0, 0.1, 0.3, 0.5, 0.7)  # the paper does not name its probabilities

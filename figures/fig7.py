@@ -21,12 +21,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.networks import GRIDS, N_SAMPLES, Grid, Network, load_networks, train_missing
-from figures.panels import save_figure, save_table, save_text
-from figures.pgdl import STOP_LOSS, measure_missing
-from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
-from figures.style import LOOKS, use_style
-from figures.summary import correlation_text, markdown
+from figures.draw.panels import save_figure, save_table, save_text
+from figures.draw.style import LOOKS, use_style
+from figures.measure.networks import GRIDS, N_SAMPLES, Grid, Network, load_networks, train_missing
+from figures.measure.pgdl import STOP_LOSS, measure_missing
+from figures.measure.statistics import INTERVAL, Correlation, centred_ranks, correlate
+from figures.measure.summary import correlation_text, markdown
 from training.deep_trainer import describe
 from training.progress import StatusLine
 from training.workers import SweepError

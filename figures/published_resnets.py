@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bpflat import LocalEnergyProfile
 from bpflat.flatness import local_energy
-from figures.panels import save_figure, save_table
-from figures.style import Look, use_style
+from figures.draw.panels import save_figure, save_table
+from figures.draw.style import Look, use_style
 from training.augment import normalise
 from training.images import load_images
 from training.models.cifar_resnet import CifarResNet, load_published

@@ -20,8 +20,8 @@ from joblib import Parallel, delayed, parallel_config
 from matplotlib.figure import Figure
 
 from bpflat.storage import atomic_write
-from figures.panels import save_figure, save_table
-from figures.style import use_style
+from figures.draw.panels import save_figure, save_table
+from figures.draw.style import use_style
 from training.deep import KEEP_CONTRACTION, add_flatness_options, flatness_plan, run
 from training.deep_results import DeepRun
 from training.deep_trainer import describe

@@ -9,10 +9,10 @@ from scipy import stats
 
 from figures import agreement
 from figures.agreement import BALANCED, DELTA, DROPOUT_LOOKS, PANELS, PHI, TEST, correlation, solutions, subsets
+from figures.draw.style import LOOKS
 from figures.fig1 import FIG1
 from figures.fig6 import FIG6
-from figures.networks import load_networks
-from figures.style import LOOKS
+from figures.measure.networks import load_networks
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from bpflat.flatness import local_energy
-from figures import fig7, networks, pgdl
-from figures.networks import SIGMAS, Grid, Network, load_networks, train_missing
-from figures.pgdl import Architecture, measure_missing
-from figures.statistics import UNKNOWN
+from figures import fig7
+from figures.measure import networks, pgdl
+from figures.measure.networks import SIGMAS, Grid, Network, load_networks, train_missing
+from figures.measure.pgdl import Architecture, measure_missing
+from figures.measure.statistics import UNKNOWN
 from training.augment import Augmentation
 from training.models.small import VGGLike
 from training.tfrecords import read_images

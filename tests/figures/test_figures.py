@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from figures import estimators, measures
-from figures.experiment import collect, main
+from figures import estimators
+from figures.draw.style import LOOKS
 from figures.fig1 import FIG1
 from figures.fig6 import FIG6
-from figures.style import LOOKS
+from figures.measure import measures
+from figures.measure.experiment import collect, main
 from training.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]

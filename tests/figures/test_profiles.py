@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from figures import fig3, fig4, fig5, profiles
-from figures.profiles import LEGEND_LINES, load_profiles, note
+from figures import fig3, fig4, fig5
+from figures.draw import profiles
+from figures.draw.profiles import LEGEND_LINES, load_profiles, note
 from tests.figures.test_table1 import saved
 from training import deep
 from training.deep_results import FlatnessHistory

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from figures.statistics import (
+from figures.measure.statistics import (
     UNKNOWN,
     centred_ranks,
     correlate,

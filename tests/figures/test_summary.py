@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from figures.draws import NEIGHBOURS, Draws, components_table, differences_table, ranking_table
-from figures.experiment import collect
 from figures.fig1 import FIG1
-from figures.summary import correlation_table, mean_and_error, protocol_table, scalars
+from figures.measure.experiment import collect
+from figures.measure.summary import correlation_table, mean_and_error, protocol_table, scalars
 from training.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]

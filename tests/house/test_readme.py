@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from figures.draws import RESULTS, collect, ranking_table, report
-from figures.statistics import paired_difference
+from figures.measure.statistics import paired_difference
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

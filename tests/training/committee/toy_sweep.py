@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
-from figures.measures import Series, measure
+from figures.measure.measures import Series, measure
 from tests.training.committee.toy_training import small
 from training.sweep import Training, run_all
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bpflat.storage import atomic_write
-from figures.measures import Series
-from figures.style import Look
+from figures.draw.style import Look
+from figures.measure.measures import Series
 
 SPREAD = (0.16, 0.84)  # quantiles over restarts: unlike mean ± deviation, they never leave Φ ≤ 0 and δE ≥ 0
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
+from figures.draw.panels import save_figure, save_table
 from figures.fig2 import COLUMN_LOOKS
-from figures.panels import save_figure, save_table
 from figures.table1 import load_runs
 from training.deep_results import DeepRun
 from training.recipes import LABELS

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from figures.measures import Series
-from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
+from figures.measure.measures import Series
+from figures.measure.statistics import INTERVAL, Correlation, centred_ranks, correlate
 
 NEAR, FAR = 0.05, 0.25  # distances of Φ
 NOISE = 0.5  # σ of δE

@@ -14,10 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
-from figures.measures import Series, measure
-from figures.panels import draw, save_figure, save_table, save_text, table
-from figures.style import Look, use_style
-from figures.summary import report
+from figures.draw.panels import draw, save_figure, save_table, save_text, table
+from figures.draw.style import Look, use_style
+from figures.measure.measures import Series, measure
+from figures.measure.summary import report
 from training.committee import add_worker_options
 from training.progress import StatusLine
 from training.protocols import Protocol

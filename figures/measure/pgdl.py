@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from figures.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
+from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
 from training.checkpoints import require_same
 from training.pgdl import ModelRecord, load_model, read_records
 from training.tfrecords import read_images
