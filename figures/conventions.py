@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 
 import bpflat
 from bpflat.storage import load_result, save_result
-from figures.draw.panels import save_table, save_text
-from figures.measure.experiment import N_TRAIN, add_size_options, on_each_draw, sizes_from
+from figures.draw.tables import markdown
+from figures.measure.experiment import N_TRAIN, on_each_draw
 from figures.measure.measures import problem_of
 from figures.measure.statistics import Interval, mean_interval, paired_difference
-from figures.measure.summary import FAR, NEAR, NOISE, markdown
+from figures.measure.summary import FAR, NEAR, NOISE
+from figures.program import Output, add_size_options, run_program, sizes_from
 from training.checkpoints import require_same
 from training.committee import run
 from training.protocols import PROTOCOLS, Protocol
 from training.results import STOPPED, TrainedMinima, git_revision
-from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results") / "conventions"
 STARTS = ("equal", "independent")
@@ -298,14 +298,11 @@ def rows_of(draws: Mapping[str, Sequence[Draw]]):
                 yield sampling, at, *(f"{v:.9g}" if isinstance(v, float) else v for v in row)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m figures.conventions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
+    parser.add_argument(
+        "--draws", type=at_least_two, default=10, help="of natural and of balanced patterns (default: 10)"
     )
-    parser.add_argument("--draws", type=int, default=10, help="of natural and of balanced patterns (default: 10)")
     parser.add_argument(
         "--readings", nargs="+", metavar="NAME", choices=READINGS, default=list(READINGS), help=", ".join(READINGS)
     )
@@ -313,25 +310,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/conventions"), help="folder of the trained minima")
     add_size_options(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-    arguments = parser.parse_args(argv)
-    if arguments.draws < 2:
-        parser.error("--draws must be at least 2: nothing differs between draws otherwise")
+
+
+def at_least_two(text: str) -> int:
+    """Number of draws from the command line."""
+    if (n := int(text)) < 2:
+        raise argparse.ArgumentTypeError("must be at least 2: nothing differs between draws otherwise")
+    return n
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Train and measure what is missing, and write the tables."""
     sizes = {"restarts": 3, "n_train": N_TRAIN, "max_epochs": None}
     sizes |= {name: size for name, size in sizes_from(arguments).items() if size is not None}
-    try:
-        names = arguments.readings
-        draws = collect(arguments.results, arguments.runs, names, arguments.draws, sizes=sizes, n_jobs=arguments.jobs)
-        text = report(draws, names, sizes)
-        paths = [
-            save_table(rows_of(draws), arguments.results, "conventions"),
-            save_text(text, arguments.results / "conventions.md"),
-        ]
-    except (ValueError, OSError, SweepError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(text)
-    print("numbers:", *paths, sep="\n  ")
-    return 0
+    results, names = arguments.results, arguments.readings
+    draws = collect(results, arguments.runs, names, arguments.draws, sizes=sizes, n_jobs=arguments.jobs)
+    return Output(results, rows_of(draws), text=report(draws, names, sizes))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program("conventions", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

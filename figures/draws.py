@@ -23,13 +23,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bpflat.storage import load_result, save_result
-from figures.draw.panels import save_figure, save_table, save_text
+from figures.draw.files import save_figure, save_table, save_text
 from figures.draw.style import LOOKS, use_style
+from figures.draw.tables import markdown
 from figures.fig1 import FIG1
-from figures.measure.experiment import N_TRAIN, Preset, add_size_options, on_each_draw, sizes_from
+from figures.measure.experiment import N_TRAIN, Preset, on_each_draw
 from figures.measure.measures import measure
 from figures.measure.statistics import Interval, mean_interval, paired_difference, rank_correlation, variance_components
-from figures.measure.summary import Minima, markdown, scalars
+from figures.measure.summary import Minima, scalars
+from figures.program import add_size_options, sizes_from
 from training.checkpoints import require_same
 from training.committee import run
 from training.protocols import PROTOCOLS, Protocol, current_fields

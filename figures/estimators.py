@@ -19,9 +19,9 @@ from matplotlib.lines import Line2D
 
 import bpflat
 from bpflat import LocalEntropyCurve
-from figures.draw.panels import save_figure, save_table
-from figures.draw.style import LOOKS, use_style
+from figures.draw.style import LOOKS
 from figures.measure.measures import problem_of, stored, weights_of
+from figures.program import Output, run_program
 from training.protocols import PROTOCOLS
 from training.results import TrainedMinima
 
@@ -144,28 +144,25 @@ def table(curves: Curves) -> Iterator[tuple]:
                     yield name, method, f"{d:.6g}", f"{delta:.6g}", f"{phi:.9g}", f"{error:.3g}", bool(converged)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.estimators", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
     parser.add_argument("--minima", type=Path, default=RESULTS / "fig1-quick", help="folder of trained minima")
     parser.add_argument("--results", type=Path, default=RESULTS / "estimators", help="folder of curves and pictures")
     parser.add_argument(
         "--n-samples", type=int, default=N_SAMPLES, help=f"sweeps of a new Monte Carlo chain (default: {N_SAMPLES})"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of the Monte Carlo chains")
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        curves = measure(arguments.minima, arguments.results, n_samples=arguments.n_samples, n_jobs=arguments.jobs)
-        figure = draw(curves)
-        folder = arguments.results
-        paths = [*save_figure(figure, folder, "estimators"), save_table(table(curves), folder, "estimators")]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close(figure)
-    print("picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Measure what is missing, and draw."""
+    curves = measure(arguments.minima, arguments.results, n_samples=arguments.n_samples, n_jobs=arguments.jobs)
+    return Output(arguments.results, table(curves), draw(curves))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program("estimators", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@
 """
 
 import sys
+from dataclasses import replace
 
 from figures.draw.style import LOOKS
-from figures.measure.experiment import Experiment, Preset, main
+from figures.measure.experiment import PAPER, Preset
+from figures.program import Experiment, main
 from training.protocols import PROTOCOLS
 
 FIG1 = Experiment(
@@ -17,7 +19,7 @@ FIG1 = Experiment(
     presets={
         "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 2e-3}, "esgd": {"schedule_speed": 2}}),
         "long": Preset(restarts=10),
-        "paper": Preset(restarts=50, n_ep=20),
+        "paper": replace(PAPER, n_ep=20),
     },
 )
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bpflat import LocalEnergyProfile
 from bpflat.flatness import local_energy
-from figures.draw.panels import save_figure, save_table
-from figures.draw.style import Look, use_style
+from figures.draw.style import Look
+from figures.program import Output, run_program
 from training.augment import normalise
 from training.images import load_images
 from training.models.cifar_resnet import CifarResNet, load_published
@@ -59,11 +59,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[tuple[int, Measured]]:
         if not all(path.exists() for path in paths):
             if arguments.weights is None or arguments.data is None:
                 raise ValueError(f"{arguments.results} lacks ResNet-{depth}; give --weights and --data to measure it")
-            found = sorted(arguments.weights.glob(f"resnet{depth}-*.th"))
-            if not found:
+            files = sorted(arguments.weights.glob(f"resnet{depth}-*.th"))
+            if not files:
                 raise ValueError(f"{arguments.weights} has no resnet{depth}-*.th")
             data = data or load_images("cifar10", arguments.data, n_train=arguments.n_train)
-            model = load_published(CifarResNet(depth), found[0])
+            model = load_published(CifarResNet(depth), files[0])
             options = {"seed": 0, "device": arguments.device, "batch_size": arguments.batch_size, "progress": True}
             test = (_inputs(data.test_images[: arguments.n_test]), data.test_labels[: arguments.n_test])
             local_energy(model, test, [0.0], **options).save(paths[1])
@@ -127,9 +127,8 @@ def table(networks: dict[int, Measured]) -> Iterator[tuple]:
                 yield f"resnet{depth}", quantity, *(f"{value:.6g}" for value in row), train.n_samples
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.published_resnets", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of the published .th files")
     parser.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
     parser.add_argument("--n-train", type=int, default=5000, help="training images (default: 5000)")
@@ -139,19 +138,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of profiles and pictures")
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        networks = dict(measure(arguments))
-        figure = draw(networks)
-        name = "published-resnets"
-        paths = [*save_figure(figure, arguments.results, name), save_table(table(networks), arguments.results, name)]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close(figure)
-    print("picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Measure what is missing, and draw."""
+    networks = dict(measure(arguments))
+    return Output(arguments.results, table(networks), draw(networks))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program("published_resnets", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
-from figures.draw.panels import save_text
-from figures.measure.summary import markdown
+from figures.draw.files import save_text
+from figures.draw.tables import markdown
 from training.committee import run
 from training.progress import StatusLine
 from training.protocols import PROTOCOLS, Protocol

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bpflat.storage import atomic_write
 from figures.draw.style import Look
 from figures.measure.measures import Series
 
@@ -21,21 +17,21 @@ SPREAD = (0.16, 0.84)  # quantiles over restarts: unlike mean ± deviation, they
 
 
 def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
-    """Draw mean and spread over restarts of every series.
+    """Means and spreads over restarts of every series.
 
     Parameters
     ----------
     series : sequence of Series
     looks : dict
-        By the names of the series.
+        How each is drawn, by its name.
     note : str
         What was run, in small print under the panels.
     """
     figure, (entropy, energy, test) = plt.subplots(1, 3, figsize=(7.0, 2.9))
-    for one in series:
-        if one.entropy is not None:
-            _band(entropy, one.entropy.distance, one.entropy.phi, one, looks)
-        _band(energy, one.energy.sigma, one.energy.delta_error, one, looks)
+    for measured in series:
+        if measured.entropy is not None:
+            _band(entropy, measured.entropy.distance, measured.entropy.phi, measured, looks)
+        _band(energy, measured.energy.sigma, measured.energy.delta_error, measured, looks)
     entropy.set(
         xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)", xlim=(0, None)
     )
@@ -59,24 +55,30 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
 
 
 def _left_out(series: Sequence[Series]) -> Iterator[str]:
-    """Say which restarts have no local entropy because they make training errors."""
-    solved = [0 if one.entropy is None else len(one.entropy.phi) for one in series]
+    """Which restarts have no local entropy because they make training errors, if there are any."""
+    solved = [0 if measured.entropy is None else len(measured.entropy.phi) for measured in series]
     parts = [
-        f"{one.label} {n} of {len(one.minima.restart)}"
-        for one, n in zip(series, solved, strict=True)
-        if n < len(one.minima.restart)
+        f"{measured.label} {n} of {len(measured.minima.restart)}"
+        for measured, n in zip(series, solved, strict=True)
+        if n < len(measured.minima.restart)
     ]
     if parts:
         yield f"Local entropy of the restarts without training errors only: {', '.join(parts)}."
 
 
-def _band(axes, x: NDArray, values: NDArray, one: Series, looks: dict[str, Look]) -> None:
-    """Mean over restarts with a band of their central 68 %; x is shared or one row a restart."""
-    color, marker, linestyle = looks[one.name]
+def _band(axes, x: NDArray, values: NDArray, measured: Series, looks: dict[str, Look]) -> None:
+    """Mean over restarts with a band of their central 68 %; x is shared, or has a row for each restart."""
+    color, marker, linestyle = looks[measured.name]
     x = x if x.ndim == 1 else np.nanmean(x, axis=0)
     low, high = np.nanquantile(values, SPREAD, axis=0)
     axes.plot(
-        x, np.nanmean(values, axis=0), color=color, marker=marker, linestyle=linestyle, markevery=2, label=one.label
+        x,
+        np.nanmean(values, axis=0),
+        color=color,
+        marker=marker,
+        linestyle=linestyle,
+        markevery=2,
+        label=measured.label,
     )
     axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
@@ -84,9 +86,9 @@ def _band(axes, x: NDArray, values: NDArray, one: Series, looks: dict[str, Look]
 def _boxes(axes, series: Sequence[Series], looks: dict[str, Look]) -> None:
     """Test errors: a box for each series, a point for each restart."""
     rng = np.random.default_rng(0)
-    for place, one in enumerate(series):
-        color, marker, _ = looks[one.name]
-        percent = 100 * one.minima.test_error
+    for place, measured in enumerate(series):
+        color, marker, _ = looks[measured.name]
+        percent = 100 * measured.minima.test_error
         axes.boxplot(
             percent,
             positions=[place],
@@ -99,47 +101,23 @@ def _boxes(axes, series: Sequence[Series], looks: dict[str, Look]) -> None:
         )
         jitter = rng.uniform(-0.15, 0.15, len(percent))
         axes.plot(place + jitter, percent, marker, color=color, alpha=0.6, markersize=3, markeredgewidth=0)
-    axes.set_xticks(range(len(series)), [one.label for one in series], rotation=35, ha="right")
+    axes.set_xticks(range(len(series)), [measured.label for measured in series], rotation=35, ha="right")
     axes.set_ylabel("test error (%)")
 
 
 def table(series: Sequence[Series]) -> Iterator[tuple]:
-    """Rows of every plotted number: panel, series, what, restart, x, value."""
+    """Every plotted number, after the names of the columns."""
     yield "panel", "series", "quantity", "restart", "x", "value"
-    for one in series:
-        curves = [("local energy", one.energy.sigma, one.energy.delta_error)]
-        if one.entropy is not None:
-            curves.insert(0, ("local entropy", np.nanmean(one.entropy.distance, axis=0), one.entropy.phi))
+    for measured in series:
+        curves = [("local energy", measured.energy.sigma, measured.energy.delta_error)]
+        if measured.entropy is not None:
+            curves.insert(0, ("local entropy", np.nanmean(measured.entropy.distance, axis=0), measured.entropy.phi))
         for panel, x, values in curves:
             for at, column in zip(x, values.T, strict=True):
-                yield panel, one.name, "mean", "", f"{at:.6g}", f"{np.nanmean(column):.9g}"
+                yield panel, measured.name, "mean", "", f"{at:.6g}", f"{np.nanmean(column):.9g}"
                 for share, value in zip(SPREAD, np.nanquantile(column, SPREAD), strict=True):
-                    yield panel, one.name, f"{share:.0%} quantile", "", f"{at:.6g}", f"{value:.9g}"
-                yield panel, one.name, "restarts", "", f"{at:.6g}", np.count_nonzero(~np.isnan(column))
+                    yield panel, measured.name, f"{share:.0%} quantile", "", f"{at:.6g}", f"{value:.9g}"
+                yield panel, measured.name, "restarts", "", f"{at:.6g}", np.count_nonzero(~np.isnan(column))
         for what in ("test_error", "test_error_balanced"):
-            for restart, value in zip(one.minima.restart, getattr(one.minima, what), strict=True):
-                yield "test error", one.name, what, restart, "", f"{value:.9g}"
-
-
-def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.pdf and NAME.png to `folder`, each whole or not at all; returns their paths."""
-    paths = []
-    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", None)):
-        paths.append(folder / (name + suffix))
-        with atomic_write(paths[-1]) as file:
-            figure.savefig(file, format=suffix[1:], metadata=metadata)
-    return paths
-
-
-def save_table(rows: Iterable[tuple], folder: Path, name: str) -> Path:
-    """Write NAME.csv to `folder`, whole or not at all; returns its path."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return save_text(text.getvalue(), folder / f"{name}.csv")
-
-
-def save_text(text: str, path: Path) -> Path:
-    """Write `text` to `path`, whole or not at all; returns the path."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
-    return path
+            for restart, value in zip(measured.minima.restart, getattr(measured.minima, what), strict=True):
+                yield "test error", measured.name, what, restart, "", f"{value:.9g}"

@@ -25,6 +25,12 @@ LOOKS = {
     "rsgd-slow": Look("#0072B2", "v", (0, (4, 1, 1, 1, 1, 1))),
     "esgd": Look("#009E73", "D", ":"),
 }
+DEEP_LOOKS = {
+    "baseline": LOOKS["sgd-fast"],
+    "rsgd": LOOKS["rsgd-fast"],
+    "esgd": LOOKS["esgd"],
+    "rsgd-y": LOOKS["rsgd-slow"],
+}
 
 
 def use_style() -> None:

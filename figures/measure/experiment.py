@@ -1,28 +1,19 @@
-"""Train, measure and draw: what Figs. 1 and 6 have in common."""
+"""How much of a published experiment on committee machines is run, and running it."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import matplotlib.pyplot as plt
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
-from figures.draw.panels import draw, save_figure, save_table, save_text, table
-from figures.draw.style import Look, use_style
 from figures.measure.measures import Series, measure
-from figures.measure.summary import report
-from training.committee import add_worker_options
 from training.progress import StatusLine
-from training.protocols import Protocol
+from training.protocols import PROTOCOLS, Protocol
 from training.sweep import Training, run_all
-from training.workers import SweepError, tidy
 
 Measured = TypeVar("Measured")
 N_TRAIN = 500  # the paper's training patterns
@@ -37,7 +28,7 @@ class Preset:
     Attributes
     ----------
     restarts : int
-        Of each protocol.
+        Minima of each protocol.
     changes : dict
         Fields of a protocol that differ from the paper, by the protocol's name.
     n_ep : int
@@ -61,7 +52,7 @@ class Preset:
         sizes = {"restarts": restarts, "n_train": n_train, "max_epochs": max_epochs}
         return replace(self, **{name: size for name, size in sizes.items() if size is not None})
 
-    def apply(self, protocols: Sequence[Protocol]) -> list[Protocol]:
+    def apply(self, protocols: Iterable[Protocol]) -> list[Protocol]:
         """Return the protocols with the preset's changes."""
         changed = [replace(p, **self.changes.get(p.name, {})) for p in protocols]
         if self.max_epochs is None:
@@ -85,29 +76,11 @@ class Preset:
         return f"{self.restarts} restarts of each algorithm{patterns}; {self.shortened(protocols)}.  {bands}"
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """Several protocols, how each is drawn, and how much of it can be run.
-
-    Attributes
-    ----------
-    name : str
-        Of the pictures.
-    description : str
-        For ``--help``.
-    protocols : tuple of Protocol
-        As published.
-    looks : mapping
-        By the names of the protocols.
-    presets : mapping
-        The first is the default.
-    """
-
-    name: str
-    description: str
-    protocols: tuple[Protocol, ...]
-    looks: Mapping[str, Look]
-    presets: Mapping[str, Preset]
+PAPER = Preset(restarts=50)
+DROPOUT = (0.0, 0.1, 0.3, 0.5, 0.7)  # of Fig. 6; the paper does not name its probabilities
+WITH_DROPOUT = tuple(
+    replace(PROTOCOLS["sgd-fast"], name=f"dropout-{p:g}", label=f"p = {p:g}", dropout=p) for p in DROPOUT
+)
 
 
 def collect(
@@ -131,9 +104,9 @@ def collect(
     protocols : sequence of Protocol
         The longest last.
     restarts : int
-        Of each.
+        Minima of each protocol.
     folder : Path
-        Of all results.
+        Place of all results.
     n_ep : int
         Restarts of each whose local entropy is measured by expectation propagation too.
     n_train : int
@@ -161,7 +134,7 @@ def collect(
         progress=StatusLine(interval=5.0, rewrite=False),  # several processes share stderr: a line now and then
         threads=1,
     )
-    if all(np.all(one.train_error > 0) for one in minima):
+    if all(np.all(trained.train_error > 0) for trained in minima):
         raise ValueError(f"no restart in {folder} reached zero training errors; train longer or on fewer patterns")
     return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler, device=device)
 
@@ -170,66 +143,6 @@ def on_each_draw(measure_one: Callable[[str, int], Measured], n_draws: int, n_jo
     """Call a function of (sampling, draw) for so many draws of every sampling, over processes; results by sampling."""
     keys = [(sampling, draw) for draw in range(n_draws) for sampling in SAMPLINGS]
     with parallel_config("loky", inner_max_num_threads=1):
-        found = Parallel(n_jobs=n_jobs)(delayed(measure_one)(*key) for key in keys)
-    by_key = dict(zip(keys, found, strict=True))
+        results = Parallel(n_jobs=n_jobs)(delayed(measure_one)(*key) for key in keys)
+    by_key = dict(zip(keys, results, strict=True))
     return {sampling: [by_key[sampling, draw] for draw in range(n_draws)] for sampling in SAMPLINGS}
-
-
-def add_size_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that are the arguments of `Preset.resized`."""
-    for name, what in (
-        ("restarts", "of each algorithm"),
-        ("n-train", "training patterns"),
-        ("max-epochs", "cap on the epochs of a restart"),
-    ):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} (default: the preset's)")
-
-
-def sizes_from(arguments: argparse.Namespace) -> dict[str, int | None]:
-    """Arguments of `Preset.resized` from the command line."""
-    return {name: getattr(arguments, name) for name in ("restarts", "n_train", "max_epochs")}
-
-
-def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
-    """Entry point of a figure; returns the exit status."""
-    name, presets = experiment.name, experiment.presets
-    parser = argparse.ArgumentParser(prog=f"python -m figures.{name}", description=experiment.description)
-    parser.add_argument("--preset", choices=presets, default=next(iter(presets)), help="how much of the paper is run")
-    parser.add_argument("--results", type=Path, help=f"folder of results and pictures (default: runs/{name}-PRESET)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument(
-        "--drop-weights", action="store_true", help="keep no weights once everything is measured: small files to share"
-    )
-    add_size_options(parser)
-    add_worker_options(parser, jobs=os.cpu_count())
-    arguments = parser.parse_args(argv)
-    preset = presets[arguments.preset].resized(**sizes_from(arguments))
-    folder = arguments.results or Path("runs") / f"{name}-{arguments.preset}"
-    use_style()
-    try:
-        protocols = preset.apply(experiment.protocols)
-        series = collect(
-            protocols,
-            preset.restarts,
-            folder,
-            n_ep=preset.n_ep,
-            n_train=preset.n_train,
-            device=arguments.device,
-            n_jobs=arguments.jobs,
-            scheduler=arguments.scheduler,
-            chunk=arguments.chunk,
-        )
-        figure = draw(series, experiment.looks, preset.note(experiment.protocols))
-        paths = [*save_figure(figure, folder, name), save_table(table(series), folder, name)]
-        paths.append(save_text(report(series), folder / f"{name}.md"))
-        tidy(paths)
-    except (ValueError, OSError, SweepError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close(figure)
-    for one in series:
-        print(one.minima.summary())
-        if arguments.drop_weights:
-            one.minima.without_weights().save(folder / f"{one.name}.npz")
-    print("picture and numbers:", *paths, sep="\n  ")
-    return 0

@@ -28,9 +28,9 @@ class Series:
     Attributes
     ----------
     name : str
-        Of the protocol and of its files.
+        The protocol, and the beginning of its files' names.
     label : str
-        For the legend.
+        The protocol in a legend.
     minima : TrainedMinima
         All restarts.
     entropy : LocalEntropyCurve or None

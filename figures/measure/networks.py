@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 
 from bpflat.flatness import local_energy
 from bpflat.storage import load_result, save_result
+from figures.measure.statistics import Correlation, centred_ranks, correlate
 from training.checkpoints import require_same
 from training.deep import run
 from training.deep_trainer import DeepReport
@@ -30,6 +31,10 @@ from training.workers import Task, carry_out
 KIND = "measured-network"
 SIGMAS = (0.1, 0.2, 0.3, 0.5)
 N_SAMPLES = 64  # perturbations at each σ, as in Fig. 7
+NOISE = 0.5  # σ of the paper's figure
+REGULARISERS = {"dropout": "dropout", "batch": "batch size", "weight_decay": "weight decay"}
+# Names of the correlations, in words; those after the first two are of ranks among networks that share a regulariser.
+KINDS = {"pearson": "Pearson r", "spearman": "Spearman ρ"} | {n: f"ρ, equal {word}" for n, word in REGULARISERS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +62,7 @@ class Network:
         JSON of everything that decides the result.
     versions, git_revision : str
     seed, epochs : int
-        Of the training; −1 where they are not known.
+        The training's; −1 where they are not known.
     """
 
     name: str
@@ -107,10 +112,47 @@ def load_networks(folder: Path) -> list[Network]:
     if not networks:
         raise ValueError(f"{folder} holds no networks; give --data FILE to train them, or --pgdl FOLDER")
     for what in ("architecture", "n_train", "n_samples", "sigma"):
-        found = {str(getattr(network, what)): network.name for network in networks}
-        if len(found) > 1:
-            raise ValueError(f"the networks in {folder} cannot be compared: their {what} differs, {found}")
+        values = {str(getattr(network, what)): network.name for network in networks}
+        if len(values) > 1:
+            raise ValueError(f"the networks in {folder} cannot be compared: their {what} differs, {values}")
     return networks
+
+
+def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[Correlation]]:
+    """Correlations between δE and test error of the fitted networks, at each σ.
+
+    Returns
+    -------
+    dict
+        Lists with an entry for each σ, by the keys of `KINDS`; NaN where no networks share a regulariser.
+
+    Raises
+    ------
+    ValueError
+        When fewer than 3 networks are fitted.
+    """
+    fitted = [network for network in networks if network.fitted]
+    if len(fitted) < 3:
+        raise ValueError(
+            f"a correlation needs at least 3 networks that fit their training data; there are {len(fitted)}"
+        )
+    rng = np.random.default_rng(seed)
+    test = np.array([network.test_error for network in fitted])
+    alike = np.zeros(len(fitted))
+    by_kind = {kind: [] for kind in KINDS}
+    for delta in np.transpose([network.delta_error for network in fitted]):
+        for kind in ("pearson", "spearman"):
+            by_kind[kind].append(correlate(delta, test, alike, kind=kind, rng=rng))
+        for name in REGULARISERS:
+            groups = np.array([getattr(network, name) for network in fitted])
+            ranks = centred_ranks(delta, groups), centred_ranks(test, groups)
+            by_kind[name].append(correlate(*ranks, groups, kind="pearson", rng=rng))
+    return by_kind
+
+
+def place_of(networks: Sequence[Network], sigma: float) -> int:
+    """Index of the networks' σ that is nearest to `sigma`."""
+    return int(np.argmin(np.abs(networks[0].sigma - sigma)))
 
 
 def profile_of(model: nn.Module, inputs, labels, *, subset: int | None, device: str) -> dict:
@@ -144,7 +186,7 @@ class Grid:
     n_train : int or None
         Training images; None for all.
     size : int
-        To which images are shrunk; 0 leaves them.
+        Pixels to which images are shrunk; 0 leaves them.
     eta : float
         First learning rate, of a cosine that ends at 0 after `epochs`.
     epochs : int

@@ -24,7 +24,7 @@ class Architecture:
     blocks : int
         Poolings.
     width : int
-        Of the last convolution.
+        Channels of the last convolution.
     dense : tuple of int
         Units of the dense layers, without the output.
     """
@@ -65,7 +65,7 @@ def measure_missing(
     task : Path
         With ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
     folder : Path
-        Of the results.
+        Place of the results.
     architecture : Architecture
     subset : int, optional
         Training images that each perturbation sees; all by default.
@@ -80,13 +80,13 @@ def measure_missing(
     FileNotFoundError, ImportError
         As `training.pgdl.load_model` and `training.tfrecords.read_images`.
     """
-    n_found, images = 0, None
+    n_such, images = 0, None
     for record in read_records(task):
         source = task / f"model_{record.name}"
         model = load_model(source)
         if Architecture.of(model) != architecture:
             continue
-        n_found += 1
+        n_such += 1
         path = folder / f"pgdl-{record.name}.npz"
         setting = {"task": task.name, "model": record.name, "sigmas": SIGMAS, "n_samples": N_SAMPLES}
         setting |= {"subset": subset, "stop_loss": stop_loss}
@@ -108,7 +108,7 @@ def measure_missing(
             **profile,
             **provenance(setting),
         ).save(path)
-    if not n_found:
+    if not n_such:
         raise ValueError(f"{task} has no models of {architecture}")
 
 
@@ -118,7 +118,7 @@ def _hyperparameter(record: ModelRecord, word: str) -> float:
     return float(_only(values, f"hyper-parameters of model {record.name} with {word!r} in the name"))
 
 
-def _only(found: Sequence, what: str):
-    if len(found) != 1:
-        raise ValueError(f"there must be one of {what}; found {len(found)}")
-    return found[0]
+def _only(candidates: Sequence, what: str):
+    if len(candidates) != 1:
+        raise ValueError(f"there must be one of {what}; found {len(candidates)}")
+    return candidates[0]

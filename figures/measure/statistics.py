@@ -43,7 +43,7 @@ class Components:
     ----------
     mean : float
     std_error : float
-        Of the mean, draws being the independent units.
+        Standard error of the mean, draws being the independent units.
     between, within : float
         Standard deviations between draws and between the restarts of a draw.
     """

@@ -13,8 +13,9 @@ from scipy import stats
 
 from bpflat.flatness import local_energy
 from figures import fig7
+from figures.draw.networks import levels_of, look_of
 from figures.measure import networks, pgdl
-from figures.measure.networks import SIGMAS, Grid, Network, load_networks, train_missing
+from figures.measure.networks import KINDS, SIGMAS, Grid, Network, correlations, load_networks, train_missing
 from figures.measure.pgdl import Architecture, measure_missing
 from figures.measure.statistics import UNKNOWN
 from training.augment import Augmentation
@@ -149,7 +150,7 @@ class TestGrid:
 
 class TestDrawing:
     def test_correlations_are_scipys(self, made_up):
-        found = fig7.correlations(made_up)
+        found = correlations(made_up)
         fitted = made_up[:-1]
         delta = np.array([n.delta_error for n in fitted])
         test = [n.test_error for n in fitted]
@@ -158,7 +159,7 @@ class TestDrawing:
             assert_allclose((pearson.value, pearson.p_value), stats.pearsonr(delta[:, s], test))
             assert_allclose((spearman.value, spearman.p_value), stats.spearmanr(delta[:, s], test))
             assert pearson.low <= pearson.value <= pearson.high
-        assert_allclose([found[kind][1].value for kind in fig7.KINDS], 1)
+        assert_allclose([found[kind][1].value for kind in KINDS], 1)
         assert found["pearson"][0].value < 0.8
 
     def test_picture_and_tables(self, made_up, tmp_path, capsys):
@@ -184,12 +185,12 @@ class TestDrawing:
 
     def test_regulariser_that_no_networks_share(self, made_up):
         found = [dataclasses.replace(one, batch=i) for i, one in enumerate(made_up)]
-        assert all(one is UNKNOWN for one in fig7.correlations(found)["batch"])
+        assert all(one is UNKNOWN for one in correlations(found)["batch"])
         assert fig7.report(found).splitlines()[2].split(" | ")[4] == "—"
 
     def test_symbols(self, made_up):
-        levels = fig7.levels_of(made_up)
-        looks = [fig7.look_of(one, levels) for one in made_up]
+        levels = levels_of(made_up)
+        looks = [look_of(one, levels) for one in made_up]
         assert [look["fillstyle"] for look in looks] == ["full"] * 12 + ["none"]
         assert len({(look["color"], look["marker"]) for look in looks}) == 4
 
@@ -321,7 +322,7 @@ class TestCompetition:
         model = pgdl.load_model(task / "model_2")
         images = read_images(task / "dataset_1" / "train")
         assert_allclose(found[1].delta_error, local_energy(model, images, SIGMAS, n_samples=64, seed=0).delta_error)
-        assert fig7.correlations(found)["pearson"][0].p_value > 0
+        assert correlations(found)["pearson"][0].p_value > 0
 
         def forbidden(*args, **options):
             raise AssertionError("measured again")

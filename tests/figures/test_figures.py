@@ -14,7 +14,8 @@ from figures.draw.style import LOOKS
 from figures.fig1 import FIG1
 from figures.fig6 import FIG6
 from figures.measure import measures
-from figures.measure.experiment import collect, main
+from figures.measure.experiment import collect
+from figures.program import main
 from training.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from figures import fig3, fig4, fig5
-from figures.draw import profiles
-from figures.draw.profiles import LEGEND_LINES, load_profiles, note
-from tests.figures.test_table1 import saved
+from figures import fig3, fig4, fig5, program
+from figures.draw.profiles import LEGEND_LINES, note
+from figures.measure.profiles import load_profiles
+from tests.figures.toy_runs import saved
 from training import deep
 from training.deep_results import FlatnessHistory
 from training.recipes import as_plain, find_recipe
@@ -51,8 +51,9 @@ def folder(tmp_path):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved, kept open."""
-    kept = []
-    monkeypatch.setattr(profiles.plt, "close", kept.append)
+    kept, save = [], program.save_figure
+    monkeypatch.setattr(program, "save_figure", lambda figure, *where: kept.append(figure) or save(figure, *where))
+    monkeypatch.setattr(plt, "close", lambda which: None)
     yield kept
     monkeypatch.undo()
     plt.close("all")

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from figures.draw.summary import correlation_table, protocol_table
+from figures.draw.tables import mean_and_error
 from figures.draws import NEIGHBOURS, Draws, components_table, differences_table, ranking_table
 from figures.fig1 import FIG1
 from figures.measure.experiment import collect
-from figures.measure.summary import correlation_table, mean_and_error, protocol_table, scalars
+from figures.measure.summary import scalars
 from training.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]
