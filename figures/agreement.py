@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from figures.draw.networks import levels_of, look_of
-from figures.draw.style import LOOKS, Look
+from figures.draw.style import DROPOUT_LOOKS, SERIES_LOOKS
 from figures.draw.tables import correlation_text, markdown, signed
 from figures.measure.experiment import PAPER, WITH_DROPOUT, Preset, collect
 from figures.measure.measures import Series
@@ -33,12 +33,6 @@ from training.results import TrainedMinima
 
 RESULTS = Path(__file__).with_name("results")
 NO_DROPOUT = "dropout-0"  # of Fig. 6: the minima of SGD fast in Fig. 1
-DROPOUT_LOOKS = {
-    "dropout-0.1": Look("#D8A6C4", "P", ""),
-    "dropout-0.3": Look("#CC79A7", "X", ""),
-    "dropout-0.5": Look("#99507A", "p", ""),
-    "dropout-0.7": Look("#5C2547", "h", ""),
-}
 
 PHI, DELTA, TEST, BALANCED = f"Φ({FAR:g})", f"δE({NOISE:g})", "test error", "balanced test error"
 COLUMNS = {PHI: "phi_far", DELTA: "delta_error", TEST: "test_error", BALANCED: "test_error_balanced"}
@@ -138,11 +132,10 @@ def draw(series: Sequence[Series], minima: Minima, networks: Sequence[Network]) 
 
 def scatter(axes: Axes, series: Sequence[Series], minima: Minima, x: str, y: str) -> None:
     """Draw a point for each minimum; flatter is further left (and lower, in the first panel)."""
-    looks = LOOKS | DROPOUT_LOOKS
     for measured in series:
         name = measured.name
         here = chosen(minima, minima.protocol == name)
-        color, marker, _ = looks[name]
+        color, marker, _ = SERIES_LOOKS[name]
         label = f"SGD fast, dropout {name.removeprefix('dropout-')}" if name in DROPOUT_LOOKS else measured.label
         axes.plot(
             _shown(here, x),

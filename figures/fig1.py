@@ -6,7 +6,6 @@
 import sys
 from dataclasses import replace
 
-from figures.draw.style import LOOKS
 from figures.measure.experiment import PAPER, Preset
 from figures.program import Experiment, main
 from training.protocols import PROTOCOLS
@@ -15,7 +14,6 @@ FIG1 = Experiment(
     name="fig1",
     description=__doc__,
     protocols=tuple(PROTOCOLS.values()),
-    looks=LOOKS,
     presets={
         "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 2e-3}, "esgd": {"schedule_speed": 2}}),
         "long": Preset(restarts=10),

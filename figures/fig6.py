@@ -5,7 +5,6 @@
 
 import sys
 
-from figures.draw.style import LOOKS
 from figures.measure.experiment import PAPER, WITH_DROPOUT, Preset
 from figures.program import Experiment, main
 
@@ -13,7 +12,6 @@ FIG6 = Experiment(
     name="fig6",
     description=__doc__,
     protocols=WITH_DROPOUT,
-    looks={p.name: look for p, look in zip(WITH_DROPOUT, LOOKS.values(), strict=True)},
     presets={"quick": Preset(restarts=5), "paper": PAPER},
 )
 

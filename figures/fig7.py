@@ -44,9 +44,9 @@ RESULTS = Path(__file__).with_name("results") / "fig7"
 KIND_LOOKS = {
     "pearson": ("0.0", "o"),
     "spearman": ("0.0", "s"),
-    "dropout": ("#56B4E9", "^"),
-    "batch": ("#0072B2", "D"),
-    "weight_decay": ("#CC79A7", "v"),
+    "dropout": ("0.55", "^"),
+    "batch": ("0.55", "D"),
+    "weight_decay": ("0.55", "v"),
 }
 
 

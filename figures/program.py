@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from figures.draw import panels, summary
 from figures.draw.files import save_figure, save_table, save_text
-from figures.draw.style import Look, use_style
+from figures.draw.style import use_style
 from figures.measure.experiment import Preset, collect
 from training.committee import add_worker_options
 from training.protocols import Protocol
@@ -141,8 +141,6 @@ class Experiment:
         For ``--help``.
     protocols : tuple of Protocol
         The published ones.
-    looks : mapping
-        How each is drawn, by the protocol's name.
     presets : mapping
         How much is run, by name; the first is the default.
     """
@@ -150,7 +148,6 @@ class Experiment:
     name: str
     description: str
     protocols: tuple[Protocol, ...]
-    looks: Mapping[str, Look]
     presets: Mapping[str, Preset]
 
 
@@ -192,7 +189,7 @@ def _make(experiment: Experiment, arguments: argparse.Namespace) -> Output:
     return Output(
         folder,
         panels.table(series),
-        panels.draw(series, experiment.looks, preset.note(experiment.protocols)),
+        panels.draw(series, preset.note(experiment.protocols)),
         summary.report(series),
         report="\n".join(measured.minima.summary() for measured in series),
     )

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from figures.draw.style import LOOKS
+from figures.draw.style import LOOKS, dropout_color
 from figures.measure.networks import REGULARISERS, Network
 
-COLORS = [look.color for look in LOOKS.values()]
 MARKERS = [look.marker for look in LOOKS.values()]
 SIZES = (3.0, 5.0, 7.0)
 
 
 def levels_of(networks: Sequence[Network]) -> dict[str, dict]:
     """Colour, marker and size of each value of each regulariser."""
-    all_looks = {"dropout": COLORS, "batch": MARKERS, "weight_decay": SIZES}
+    dropout, batch, decay = (sorted({getattr(network, name) for network in networks}) for name in REGULARISERS)
     return {
-        name: dict(zip(sorted({getattr(network, name) for network in networks}), itertools.cycle(looks), strict=False))
-        for name, looks in all_looks.items()
+        "dropout": {p: dropout_color(p) for p in dropout},
+        "batch": dict(zip(batch, itertools.cycle(MARKERS), strict=False)),
+        "weight_decay": dict(zip(decay, itertools.cycle(SIZES), strict=False)),
     }
 
 

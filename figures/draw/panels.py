@@ -10,28 +10,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figures.draw.style import Look
+from figures.draw.style import SERIES_LOOKS
 from figures.measure.measures import Series
 
 SPREAD = (0.16, 0.84)  # quantiles over restarts: unlike mean ± deviation, they never leave Φ ≤ 0 and δE ≥ 0
 
 
-def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
+def draw(series: Sequence[Series], note: str) -> Figure:
     """Means and spreads over restarts of every series.
 
     Parameters
     ----------
     series : sequence of Series
-    looks : dict
-        How each is drawn, by its name.
     note : str
         What was run, in small print under the panels.
     """
     figure, (entropy, energy, test) = plt.subplots(1, 3, figsize=(7.0, 2.9))
     for measured in series:
         if measured.entropy is not None:
-            _band(entropy, measured.entropy.distance, measured.entropy.phi, measured, looks)
-        _band(energy, measured.energy.sigma, measured.energy.delta_error, measured, looks)
+            _band(entropy, measured.entropy.distance, measured.entropy.phi, measured)
+        _band(energy, measured.energy.sigma, measured.energy.delta_error, measured)
     entropy.set(
         xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)", xlim=(0, None)
     )
@@ -46,7 +44,7 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
         ylim=(0, None),
     )
     energy.legend(loc="upper left", handlelength=3)
-    _boxes(test, series, looks)
+    _boxes(test, series)
     for axes, letter in zip((entropy, energy, test), "abc", strict=True):
         axes.set_title(letter, loc="left", fontweight="bold")
     lines = [line for text in (note, *_left_out(series)) for line in textwrap.wrap(text, width=140)]
@@ -66,9 +64,9 @@ def _left_out(series: Sequence[Series]) -> Iterator[str]:
         yield f"Local entropy of the restarts without training errors only: {', '.join(parts)}."
 
 
-def _band(axes, x: NDArray, values: NDArray, measured: Series, looks: dict[str, Look]) -> None:
+def _band(axes, x: NDArray, values: NDArray, measured: Series) -> None:
     """Mean over restarts with a band of their central 68 %; x is shared, or has a row for each restart."""
-    color, marker, linestyle = looks[measured.name]
+    color, marker, linestyle = SERIES_LOOKS[measured.name]
     x = x if x.ndim == 1 else np.nanmean(x, axis=0)
     low, high = np.nanquantile(values, SPREAD, axis=0)
     axes.plot(
@@ -83,11 +81,11 @@ def _band(axes, x: NDArray, values: NDArray, measured: Series, looks: dict[str, 
     axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
-def _boxes(axes, series: Sequence[Series], looks: dict[str, Look]) -> None:
+def _boxes(axes, series: Sequence[Series]) -> None:
     """Test errors: a box for each series, a point for each restart."""
     rng = np.random.default_rng(0)
     for place, measured in enumerate(series):
-        color, marker, _ = looks[measured.name]
+        color, marker, _ = SERIES_LOOKS[measured.name]
         percent = 100 * measured.minima.test_error
         axes.boxplot(
             percent,

@@ -1,4 +1,8 @@
-"""One colour, marker and dash pattern for each algorithm, in every figure (Okabe and Ito's colour-blind palette)."""
+"""What a colour, marker and dash pattern means: the same in every figure.
+
+Algorithms have Okabe and Ito's colour-blind palette.  What has an order has a perceptually uniform map of its own, so
+that the order is kept in grey: dropout has magma, epochs have viridis, depth has cividis.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from figures.measure.experiment import WITH_DROPOUT
 
 SHEET = Path(__file__).with_name("bpflat.mplstyle")
 
@@ -31,6 +39,18 @@ DEEP_LOOKS = {
     "esgd": LOOKS["esgd"],
     "rsgd-y": LOOKS["rsgd-slow"],
 }
+
+
+def dropout_color(p: float) -> str:
+    """Colour of a dropout probability: the more dropout, the darker."""
+    return to_hex(colormaps["magma"](max(0.66 - 0.78 * p, 0.0)))
+
+
+DROPOUT_LOOKS = {
+    protocol.name: Look(dropout_color(protocol.dropout), marker, "-")
+    for protocol, marker in zip(WITH_DROPOUT, "oPXph", strict=True)
+}
+SERIES_LOOKS = LOOKS | DROPOUT_LOOKS
 
 
 def use_style() -> None:

@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from figures import agreement
-from figures.agreement import BALANCED, DELTA, DROPOUT_LOOKS, PANELS, PHI, TEST, correlation, solutions, subsets
-from figures.draw.style import LOOKS
+from figures.agreement import BALANCED, DELTA, PANELS, PHI, TEST, correlation, solutions, subsets
+from figures.draw.style import SERIES_LOOKS
 from figures.measure.networks import load_networks
 
 
@@ -34,7 +34,7 @@ def networks():
 def test_each_minimum_once(found):
     """SGD fast without dropout is in both figures."""
     series, minima = found
-    assert {one.name for one in series} == set(LOOKS) | set(DROPOUT_LOOKS)
+    assert {one.name for one in series} == set(SERIES_LOOKS) - {agreement.NO_DROPOUT}
     assert len({*zip(minima.protocol, minima.restart, strict=True)}) == len(minima.protocol)
     assert np.all(minima.train_error == 0) and np.all(minima.phi_far < 0) and np.all(minima.delta_error > 0)
     parts = {name: len(part.protocol) for name, part in subsets(minima).items()}

@@ -18,6 +18,7 @@ from figures.measure import networks, pgdl
 from figures.measure.networks import KINDS, SIGMAS, Grid, Network, correlations, load_networks, train_missing
 from figures.measure.pgdl import Architecture, measure_missing
 from figures.measure.statistics import UNKNOWN
+from tests.figures.toy_runs import network
 from training.augment import Augmentation
 from training.models.small import VGGLike
 from training.tfrecords import read_images
@@ -51,30 +52,6 @@ def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "toy.npz"
     np.savez(path, **arrays)
     return path
-
-
-def network(**changes):
-    """A network that never was."""
-    fields = {
-        "name": "toy",
-        "architecture": "toy",
-        "dropout": 0.0,
-        "batch": 8,
-        "weight_decay": 0.0,
-        "n_train": 100,
-        "train_error": 0.0,
-        "train_loss": 0.01,
-        "test_error": 0.2,
-        "fitted": True,
-        "sigma": np.array([0.1, 0.5]),
-        "delta_error": np.array([0.1, 0.3]),
-        "std_error": np.array([0.01, 0.02]),
-        "n_samples": 64,
-        "setting": "{}",
-        "versions": "{}",
-        "git_revision": "none",
-    }
-    return Network(**(fields | changes))
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Runs of deep networks that never were."""
+"""Runs of deep networks, and networks with their local energy, that never were."""
 
 from dataclasses import replace
 
 import numpy as np
 
+from figures.measure.networks import Network
 from training.deep_results import METRICS, DeepRun
 from training.recipes import as_plain, find_recipe
 
@@ -40,3 +41,27 @@ def saved(folder, column, seed, errors, row=ROW, **changes):
     run = replace(run, **changes)
     run.save(folder / f"{recipe.name}-seed{seed}.npz")
     return run
+
+
+def network(**changes):
+    """A network that never was."""
+    fields = {
+        "name": "toy",
+        "architecture": "toy",
+        "dropout": 0.0,
+        "batch": 8,
+        "weight_decay": 0.0,
+        "n_train": 100,
+        "train_error": 0.0,
+        "train_loss": 0.01,
+        "test_error": 0.2,
+        "fitted": True,
+        "sigma": np.array([0.1, 0.5]),
+        "delta_error": np.array([0.1, 0.3]),
+        "std_error": np.array([0.01, 0.02]),
+        "n_samples": 64,
+        "setting": "{}",
+        "versions": "{}",
+        "git_revision": "none",
+    }
+    return Network(**(fields | changes))
