@@ -16,12 +16,13 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from bpflat import LocalEnergyProfile
 from bpflat.flatness import local_energy
-from figures.draw.style import Look
+from figures.draw.style import DEPTH_MAP, Look
 from figures.program import Output, run_program
 from training.augment import normalise
 from training.images import load_images
@@ -29,10 +30,8 @@ from training.models.cifar_resnet import CifarResNet, load_published
 
 RESULTS = Path(__file__).with_name("results") / "published-resnets"
 LOOKS = {
-    20: Look("#D55E00", "o", "-"),
-    32: Look("#E69F00", "s", "--"),
-    44: Look("#56B4E9", "^", "-."),
-    56: Look("#009E73", "D", ":"),
+    depth: Look(to_hex(DEPTH_MAP(share)), marker, "-")
+    for depth, share, marker in zip((20, 32, 44, 56), (0.2, 0.45, 0.7, 0.95), "os^D", strict=True)
 }
 PUBLISHED = {20: 8.27, 32: 7.37, 44: 6.90, 56: 6.61}  # test errors (%), from the README beside the weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the inputs they were trained on

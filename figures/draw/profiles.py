@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from figures.draw.style import DEEP_LOOKS
+from figures.draw.style import DEEP_LOOKS, EPOCH_MAP
 from figures.draw.tables import counted
 from figures.measure.profiles import OF_CENTRE, Profiles, conditions
 
@@ -52,7 +52,7 @@ def _evolution(axes: Axes, profiles: Profiles) -> None:
     last = len(profiles.epoch) - 1
     named = set(np.linspace(0, last, min(last + 1, LEGEND_LINES)).round().astype(int))
     for e, epoch in enumerate(profiles.epoch):
-        shade = plt.get_cmap("viridis_r")(0.1 + 0.9 * (e / last if last else 1.0))
+        shade = EPOCH_MAP(0.1 + 0.9 * (e / last if last else 1.0))
         label = f"{epoch}: {_errors(profiles, e)}" if e in named else None
         sigma, delta, error = _from_zero(profiles, e)
         axes.plot(sigma, delta, color=shade, label=label)

@@ -51,6 +51,8 @@ DROPOUT_LOOKS = {
     for protocol, marker in zip(WITH_DROPOUT, "oPXph", strict=True)
 }
 SERIES_LOOKS = LOOKS | DROPOUT_LOOKS
+EPOCH_MAP = colormaps["viridis_r"]
+DEPTH_MAP = colormaps["cividis_r"]
 
 
 def use_style() -> None:
