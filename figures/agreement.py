@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from figures.draw.networks import levels_of, look_of
-from figures.draw.style import DROPOUT_LOOKS, SERIES_LOOKS
-from figures.draw.tables import correlation_text, markdown, signed
+from figures.draw.style import DROPOUT_LOOKS, SERIES_LOOKS, add_letters
+from figures.draw.tables import correlation_text, signed, with_note
 from figures.measure.experiment import PAPER, WITH_DROPOUT, Preset, collect
 from figures.measure.measures import Series
 from figures.measure.networks import NOISE as NOISE_DEEP
@@ -35,7 +34,7 @@ RESULTS = Path(__file__).with_name("results")
 NO_DROPOUT = "dropout-0"  # of Fig. 6: the minima of SGD fast in Fig. 1
 
 PHI, DELTA, TEST, BALANCED = f"Φ({FAR:g})", f"δE({NOISE:g})", "test error", "balanced test error"
-COLUMNS = {PHI: "phi_far", DELTA: "delta_error", TEST: "test_error", BALANCED: "test_error_balanced"}
+FIELDS = {PHI: "phi_far", DELTA: "delta_error", TEST: "test_error", BALANCED: "test_error_balanced"}
 PANELS = ((PHI, DELTA), (PHI, TEST), (DELTA, TEST))
 AXIS = {
     PHI: rf"$-\Phi_{{\mathrm{{LE}}}}$ at $d = {FAR:g}$ (nats/weight)",
@@ -106,11 +105,11 @@ def subsets(minima: Minima) -> dict[str, Minima]:
 
 
 def correlation(minima: Minima, x: str, y: str, *, within: bool = False, seed: int = 0) -> Correlation:
-    """Rank correlation of two measures, keys of `COLUMNS`; `within` takes ranks within each algorithm."""
-    values = [getattr(minima, COLUMNS[name]) for name in (x, y)]
+    """Rank correlation of two measures, keys of `FIELDS`; `within` takes ranks within each algorithm."""
+    values = [getattr(minima, FIELDS[name]) for name in (x, y)]
     kind = "spearman"
     if within:
-        values, kind = [centred_ranks(column, minima.protocol) for column in values], "pearson"
+        values, kind = [centred_ranks(each, minima.protocol) for each in values], "pearson"
     return correlate(*values, minima.protocol, kind=kind, rng=np.random.default_rng(seed))
 
 
@@ -123,8 +122,7 @@ def draw(series: Sequence[Series], minima: Minima, networks: Sequence[Network]) 
         deep(panels.flat[3], networks)
     else:
         panels.flat[3].remove()
-    for axes, letter in zip(panels.flat if networks else panels.flat[:3], "abcd", strict=False):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters(panels.flat if networks else panels.flat[:3])
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.2)
     return figure
@@ -156,7 +154,7 @@ def scatter(axes: Axes, series: Sequence[Series], minima: Minima, x: str, y: str
 
 def _shown(minima: Minima, name: str) -> NDArray[np.float64]:
     """Values as the axes have them."""
-    return {PHI: -1, TEST: 100}.get(name, 1) * getattr(minima, COLUMNS[name])
+    return {PHI: -1, TEST: 100}.get(name, 1) * getattr(minima, FIELDS[name])
 
 
 def deep(axes: Axes, networks: Sequence[Network]) -> None:
@@ -195,13 +193,13 @@ def report(series: Sequence[Series], minima: Minima) -> str:
     note = f"""Spearman's ρ of minima without training errors (how many in brackets; {left_out} others are left out)
         with a bootstrap interval ({INTERVAL}; restarts resampled within each algorithm and dropout) and a p-value that
         takes minima as independent. Last column: ranks within each algorithm and dropout."""
-    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
+    return with_note(rows, note)
 
 
 def table(minima: Minima, networks: Sequence[Network]) -> Iterator[tuple]:
     """Measures of every minimum and network, after the names of the columns."""
     yield "network", "series", "restart", PHI, DELTA, "test_error", "balanced_test_error"
-    columns = (getattr(minima, column) for column in COLUMNS.values())
+    columns = (getattr(minima, name) for name in FIELDS.values())
     for name, restart, *values in zip(minima.protocol, minima.restart, *columns, strict=True):
         yield "committee machine", name, restart, *(f"{value:.6g}" for value in values)
     for network in networks:

@@ -10,16 +10,18 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 import bpflat
 from bpflat import LocalEntropyCurve
-from figures.draw.style import LOOKS
+from figures.draw.style import LOOKS, add_letters
 from figures.measure.measures import problem_of, stored, weights_of
 from figures.program import Output, run_program
 from training.protocols import PROTOCOLS
@@ -70,22 +72,21 @@ def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: i
         if not len(first):
             print(f"{name}: every restart makes training errors; left out", file=sys.stderr, flush=True)
             continue
-        problem = problem_of(trained.data)
         curves[name] = {}
         for method in METHODS:
-
-            def compute(method=method, first=first, trained=trained, problem=problem, name=name):
-                print(f"{name}: {METHODS[method]}", file=sys.stderr, flush=True)
-                weights = weights_of(trained)[first]
-                options = {"seed": 0, "n_samples": n_samples, "n_jobs": n_jobs} if method == "mcmc" else {}
-                return bpflat.local_entropy(weights, *problem, distances=DISTANCES, method=method, **options)
-
-            curves[name][method] = stored(
-                folder / f"{name}-{method}.npz", LocalEntropyCurve, trained.reference[first], compute
-            )
+            options = {"seed": 0, "n_samples": n_samples, "n_jobs": n_jobs} if method == "mcmc" else {}
+            path, compute = folder / f"{name}-{method}.npz", partial(_curve, trained, first, method, **options)
+            curves[name][method] = stored(path, LocalEntropyCurve, trained.reference[first], compute)
     if not curves:
         raise ValueError(f"all minima in {minima} make training errors; train longer")
     return curves
+
+
+def _curve(trained: TrainedMinima, restarts: NDArray[np.int64], method: str, **options: int) -> LocalEntropyCurve:
+    """Φ around some restarts at `DISTANCES`."""
+    print(f"{trained.protocol.name}: {METHODS[method]}", file=sys.stderr, flush=True)
+    weights = weights_of(trained)[restarts]
+    return bpflat.local_entropy(weights, *problem_of(trained.data), distances=DISTANCES, method=method, **options)
 
 
 def draw(curves: Curves) -> Figure:
@@ -116,12 +117,12 @@ def draw(curves: Curves) -> Figure:
     values.set(ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)")
     ratios.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     ratios.set(ylabel=r"$\Phi_{\mathrm{LE}}$ over that of Monte Carlo")
-    for axes, letter in ((values, "a"), (ratios, "b")):
+    for axes in (values, ratios):
         axes.set(
             xlabel=r"squared distance $d$", xscale="log", xticks=DISTANCES, xticklabels=[f"{d:g}" for d in DISTANCES]
         )
         axes.minorticks_off()
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((values, ratios))
     by_method = [
         Line2D([], [], color="0.3", linestyle="--", label="BP"),
         Line2D([], [], color="0.3", linestyle="-", label="EP"),

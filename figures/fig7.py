@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import os
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.draw.networks import add_legend, levels_of, look_of
-from figures.draw.tables import correlation_text, markdown
+from figures.draw.style import add_letters
+from figures.draw.tables import correlation_text, with_note
 from figures.measure.networks import (
     GRIDS,
     KINDS,
@@ -68,8 +68,7 @@ def draw(networks: Sequence[Network]) -> Figure:
     summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation (95 % interval)", ylim=(-2.1, 1.05))
     summary.set_yticks(np.arange(-1, 1.1, 0.5))
     summary.legend(loc="lower left", handletextpad=0.2)
-    for axes, letter in zip((paper, small, summary), "abc", strict=True):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((paper, small, summary))
     return figure
 
 
@@ -106,11 +105,11 @@ def report(networks: Sequence[Network]) -> str:
         as independent; the last three columns are of ranks among networks that share the value of one regulariser. Test
         errors {test.min():.1f} to {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their
         training loss stayed above the one at which training ends: {left_out} of {len(networks)} networks."""
-    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
+    return with_note(rows, note)
 
 
 def table(networks: Sequence[Network]) -> Iterator[tuple]:
-    """One row a network and σ."""
+    """Measures of every network at every σ, after the names of the columns."""
     head = ("name", "dropout", "batch", "weight_decay", "seed", "epochs", "fitted")
     yield *head, "train_error", "train_loss", "test_error", "sigma", "delta_error", "std_error", "deviation"
     for network in networks:

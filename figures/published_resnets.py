@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bpflat import LocalEnergyProfile
 from bpflat.flatness import local_energy
-from figures.draw.style import DEPTH_MAP, Look
+from figures.draw.style import DEPTH_MAP, Look, add_letters
 from figures.program import Output, run_program
 from training.augment import normalise
 from training.images import load_images
@@ -106,8 +106,7 @@ def draw(networks: dict[int, Measured]) -> Figure:
     ranking.plot([], [], "ko", fillstyle="none", label=r"$\sigma = 0.15$")
     ranking.legend(loc="best")
     ranking.set(xlabel="published test error (%)", ylabel=r"$\delta E_{\mathrm{train}}$ ($\pm$ 2 s.e.)", ylim=(0, None))
-    for axes, letter in ((profiles, "a"), (ranking, "b")):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((profiles, ranking))
     return figure
 
 

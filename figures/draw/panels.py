@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figures.draw.style import SERIES_LOOKS
+from figures.draw.style import SERIES_LOOKS, add_letters
 from figures.measure.measures import Series
 
 SPREAD = (0.16, 0.84)  # quantiles over restarts: unlike mean ± deviation, they never leave Φ ≤ 0 and δE ≥ 0
@@ -45,8 +45,7 @@ def draw(series: Sequence[Series], note: str) -> Figure:
     )
     energy.legend(loc="upper left", handlelength=3)
     _boxes(test, series)
-    for axes, letter in zip((entropy, energy, test), "abc", strict=True):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((entropy, energy, test))
     lines = [line for text in (note, *_left_out(series)) for line in textwrap.wrap(text, width=140)]
     figure.supxlabel("\n".join(lines), fontsize=6, color="0.35")
     return figure

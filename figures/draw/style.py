@@ -6,11 +6,14 @@ that the order is kept in grey: dropout has magma, epochs have viridis, depth ha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from string import ascii_lowercase
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from figures.measure.experiment import WITH_DROPOUT
@@ -53,6 +56,12 @@ DROPOUT_LOOKS = {
 SERIES_LOOKS = LOOKS | DROPOUT_LOOKS
 EPOCH_MAP = colormaps["viridis_r"]
 DEPTH_MAP = colormaps["cividis_r"]
+
+
+def add_letters(panels: Iterable[Axes]) -> None:
+    """Call the panels a, b, c, ..."""
+    for axes, letter in zip(panels, ascii_lowercase, strict=False):
+        axes.set_title(letter, loc="left", fontweight="bold")
 
 
 def use_style() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,11 @@ def markdown(rows: Sequence[Sequence[object]]) -> str:
     head, *body = (f"| {' | '.join(map(str, row))} |" for row in rows)
     rule = "| " + " | ".join(["---"] * len(rows[0])) + " |"
     return "\n".join([head, rule, *body]) + "\n"
+
+
+def with_note(rows: Sequence[Sequence[object]], note: str) -> str:
+    """Table in Markdown, and below it a paragraph of what it rests on."""
+    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
 
 
 def mean_and_error(values: NDArray) -> str:
