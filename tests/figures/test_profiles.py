@@ -65,8 +65,8 @@ def legend(axes):
 
 def line(axes, label):
     """Points of the line, or of the one with error bars, that has this label."""
-    (found,) = (handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True) if name == label)
-    drawn = found[0] if isinstance(found, tuple) else found
+    (handle,) = (each for each, name in zip(*axes.get_legend_handles_labels(), strict=True) if name == label)
+    drawn = handle[0] if isinstance(handle, tuple) else handle
     return drawn.get_xydata()
 
 
@@ -116,7 +116,7 @@ def test_many_epochs_are_drawn_and_some_named(tmp_path, figures):
     measured(tmp_path, "baseline", 0, epochs=range(1, 41))
     assert fig3.main(["--results", str(tmp_path)]) == 0
     axes = figures[0].axes[0]
-    assert len([one for one in axes.get_lines() if len(one.get_xdata()) == 4]) == 40
+    assert len([drawn for drawn in axes.get_lines() if len(drawn.get_xdata()) == 4]) == 40
     names = [text.split(":")[0] for text in legend(axes)]
     assert len(names) == LEGEND_LINES and names[0] == "1" and names[-1] == "40"
 
