@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.reference import trained_reference
 from benchmarks.timing import median_seconds, verdict
 from bpflat.bp import make_nodes
-from bpflat.ep import solve_ep
+from bpflat.estimators.ep import solve_ep
 
 
 def main() -> None:

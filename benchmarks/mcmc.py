@@ -7,7 +7,7 @@ import os
 from benchmarks.reference import trained_reference
 from benchmarks.timing import seconds, verdict
 from bpflat.bp import make_nodes
-from bpflat.mcmc import sample_log_z
+from bpflat.estimators.monte_carlo import sample_log_z
 
 
 def main() -> None:

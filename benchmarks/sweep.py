@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.reference import trained_reference
 from benchmarks.timing import median_seconds, verdict
 from bpflat.bp import make_nodes, output_node, solve_edges, solve_nodes
-from bpflat.bp.kernels import _edge_sweep
+from bpflat.estimators.kernels import _edge_sweep
 
 DELTA = 0.1
 FASTEST_CPP = (23e6, 46e6)  # messages a second and core, of the best public code for binary weights

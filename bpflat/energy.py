@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_axes, check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
-from bpflat.bp.kernels import output_node
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
+from bpflat.estimators.kernels import output_node
 from bpflat.storage import load_result, save_result
 
 _KIND = "local-energy"

@@ -23,14 +23,14 @@ from bpflat.arguments import (
     check_problem,
     spawn_streams,
 )
-from bpflat.bp import edges, node_solver
-from bpflat.bp.nodes import nodes_of
-from bpflat.bp.routines import DELTAS, check_beta, check_tolerance
+from bpflat.bp import DELTAS, check_beta, check_tolerance
 from bpflat.committee import answers, fingerprint, normalised
-from bpflat.continuation import STRIDE, along_deltas, along_distances, run, run_together
-from bpflat.ep import solve_ep
-from bpflat.mcmc import sample_log_z
-from bpflat.point import Point
+from bpflat.estimators import edge_bp, node_solver
+from bpflat.estimators.continuation import STRIDE, along_deltas, along_distances, run, run_together
+from bpflat.estimators.ep import solve_ep
+from bpflat.estimators.monte_carlo import sample_log_z
+from bpflat.estimators.node_bp import nodes_of
+from bpflat.estimators.point import Point
 from bpflat.storage import load_result, save_result
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
@@ -159,7 +159,7 @@ def local_entropy(
     tolerance : float
         Of the fixed point (see `bpflat.bp.solve_nodes`), at most 1e-3: Φ is good to about its square.
     n_samples, n_chains : int
-        For "mcmc": sweeps of a chain and number of chains (see `bpflat.mcmc.sample_log_z`).
+        For "mcmc": sweeps of a chain and number of chains (see `bpflat.estimators.monte_carlo.sample_log_z`).
     n_jobs : int
         Worker processes over the references, as in joblib (-1: one a core), but not on a GPU; for "mcmc" with one
         reference, over its chains.  Results agree to rounding.
@@ -272,7 +272,7 @@ def _curve(
     """All points of one reference (K, N), rows of norm √N, that makes n_errors training errors."""
     if method == "bp-edge":
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(edges.solve, weights, patterns, labels, tolerance=tolerance))
+        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, weights, patterns, labels, tolerance=tolerance))
     nodes = nodes_of(weights, patterns)
     options = {"n_errors": int(n_errors), "beta": beta}
     pre_activations = nodes.hidden, nodes.gram, labels, nodes.n_inputs

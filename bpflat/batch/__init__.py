@@ -1,7 +1,7 @@
 """Belief and expectation propagation around many references at once, through torch, on a CPU or a GPU.
 
 All references share their patterns, so that one product with the Gram matrix serves them all, and none waits for Python
-alone.  What is computed is what `bpflat.bp.solve_nodes` and `bpflat.ep.solve_ep` compute for one reference.
+alone.  What is computed is what `bpflat.bp.solve_nodes` and `bpflat.estimators.ep.solve_ep` compute for one reference.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_family(
     labels : ndarray, shape (P,)
         ±1.
     n_errors : ndarray of int, shape (R,)
-        Training errors that each reference makes and its solutions may make (see `bpflat.bp.errors`).
+        Training errors that each reference makes and its solutions may make (see `bpflat.estimators.output_node`).
     beta : float, optional
         Cost of an error, where any number of them is allowed instead.
     device : torch.device or str

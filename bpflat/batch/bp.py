@@ -1,4 +1,4 @@
-"""Belief propagation in its node form around R references at once; `bpflat.bp.nodes` has the equations."""
+"""Belief propagation in its node form around R references at once; `bpflat.estimators.node_bp` has the equations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from bpflat.batch.family import Family, Status
 from bpflat.batch.newton import directional_differences
 from bpflat.batch.outputs import Outputs
-from bpflat.bp.node_solver import _PULL
-from bpflat.point import Point
+from bpflat.estimators.node_solver import _PULL
+from bpflat.estimators.point import Point
 
 _PADDING = 32  # active patterns of a unit are rounded up to a multiple of it: few sizes of matrices, little waste
 _SCRATCH_BYTES = 64 << 20  # most for the terms of a sum over inputs that are not ±1, at once
@@ -43,7 +43,7 @@ class _BP(Family):
         return self._points(*self._bethe(*outputs[:3]), outputs[:2], outputs, status)
 
     def _unit_responses(self, curvature: Tensor) -> Callable[[Tensor], Tensor]:
-        """`bpflat.bp.node_solver._unit_response` of all units, those with equally many active patterns together."""
+        """`_unit_response` of `node_solver` of all units, those with equally many active patterns together."""
         n_patterns = curvature.shape[-1]
         pull = (self.delta * curvature).flatten(0, 1)  # (R K, P)
         own = self._self_response(curvature)

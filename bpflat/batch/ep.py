@@ -1,4 +1,4 @@
-"""Expectation propagation with full covariances around R references at once; `bpflat.ep` has the equations."""
+"""Expectation propagation with full covariances around R references at once; equations: `bpflat.estimators.ep`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bpflat.batch.family import Family, Status
 from bpflat.batch.newton import directional_differences
-from bpflat.ep import _WEAK
-from bpflat.point import Point
+from bpflat.estimators.ep import _WEAK
+from bpflat.estimators.point import Point
 
 
 class Posterior(NamedTuple):

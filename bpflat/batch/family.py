@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpflat.batch.outputs import Outputs, tolerant_output_nodes
-from bpflat.point import Point
+from bpflat.estimators.point import Point
 
 
 class Status(NamedTuple):

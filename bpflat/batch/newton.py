@@ -1,4 +1,4 @@
-"""Newton-Krylov around the references of a family, each a system of its own: `bpflat.newton`, in step.
+"""Newton-Krylov around the references of a family, each a system of its own: `bpflat.estimators.newton`, in step.
 
 Systems that have ended leave the family.  Within a Newton step the Krylov spaces grow together; they are kept in single
 precision, which is enough for a direction, while residuals are evaluated in double precision.
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpflat.batch.family import Family, Status
-from bpflat.newton import _DIFFERENCE, _HALVINGS, _KRYLOV
-from bpflat.point import Point
+from bpflat.estimators.newton import _DIFFERENCE, _HALVINGS, _KRYLOV
+from bpflat.estimators.point import Point
 
 
 def solve_family(
@@ -37,7 +37,7 @@ def solve_family(
     starts : sequence of Point or None, length R
         Earlier results for the same references at a nearby Δ.
     tolerance, max_steps
-        As in `bpflat.bp.solve_nodes` and `bpflat.ep.solve_ep`.
+        As in `bpflat.bp.solve_nodes` and `bpflat.estimators.ep.solve_ep`.
 
     Returns
     -------

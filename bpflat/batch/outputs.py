@@ -1,4 +1,4 @@
-"""The output nodes of many references at once: `bpflat.bp.output_node` and `bpflat.bp.errors` on tensors (R, K, P)."""
+"""The output nodes of many references at once: those of `bpflat.estimators` on tensors (R, K, P)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpflat.bp.errors import count_errors, price_errors, scaled
-from bpflat.bp.kernels import _LIKELY, output_node
+from bpflat.estimators.kernels import _LIKELY, output_node
+from bpflat.estimators.output_node import count_errors, price_errors, scaled
 
 
 class Outputs(NamedTuple):

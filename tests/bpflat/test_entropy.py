@@ -107,7 +107,7 @@ class TestCurve:
             assert_allclose(row, local_entropy(reference, patterns, labels, [0.1, 1.0]).phi, rtol=1e-9)
 
     def test_a_point_that_fails_leaves_the_others(self, instance, monkeypatch):
-        from bpflat.bp import node_solver
+        from bpflat.estimators import node_solver
 
         solve = node_solver.solve
 

@@ -10,7 +10,7 @@ from bpflat.batch import make_family, outputs, solve_family
 from bpflat.batch.newton import _gmres
 from bpflat.batch.outputs import _by_kernel, _by_tensors, tolerant_output_nodes
 from bpflat.bp import make_nodes, output_node, solve_nodes
-from bpflat.bp.errors import tolerant_output_node
+from bpflat.estimators.output_node import tolerant_output_node
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.naive import committee as naive
 

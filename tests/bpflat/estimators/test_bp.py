@@ -7,9 +7,10 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
-from bpflat.bp import edges, make_nodes, node_solver, output_node, solve_edges, solve_nodes
-from bpflat.bp.nodes import BinaryNodes, RealNodes, nodes_of
-from bpflat.continuation import along_distances, run
+from bpflat.bp import make_nodes, output_node, solve_edges, solve_nodes
+from bpflat.estimators import edge_bp, node_solver
+from bpflat.estimators.continuation import along_distances, run
+from bpflat.estimators.node_bp import BinaryNodes, RealNodes, nodes_of
 from tests.naive import committee as naive
 
 
@@ -184,7 +185,7 @@ def test_no_patterns():
     """Which the routines for import refuse, as a mistake."""
     weights, patterns, labels = np.ones((3, 11)), np.empty((0, 11)), np.empty(0)
     for point in (
-        edges.solve(weights, patterns, labels, 0.7),
+        edge_bp.solve(weights, patterns, labels, 0.7),
         node_solver.solve(nodes_of(weights, patterns), labels, 0.7),
     ):
         assert point.converged and point.log_z == 0

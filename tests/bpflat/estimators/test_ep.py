@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from bpflat import local_entropy
 from bpflat.bp import make_nodes
-from bpflat.ep import _covariance, _log_det, solve_ep
+from bpflat.estimators.ep import _covariance, _log_det, solve_ep
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
 from tests.naive import committee as naive

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
 from bpflat import local_entropy
-from bpflat.bp.errors import count_errors, tolerant_output_node
+from bpflat.estimators.output_node import count_errors, tolerant_output_node
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.naive import committee as naive
 

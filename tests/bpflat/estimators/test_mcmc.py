@@ -5,9 +5,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
-from bpflat import local_entropy, mcmc
+from bpflat import local_entropy
 from bpflat.bp import make_nodes
-from bpflat.mcmc import sample_log_z
+from bpflat.estimators import monte_carlo
+from bpflat.estimators.monte_carlo import sample_log_z
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
 from tests.naive import committee as naive
@@ -111,7 +112,7 @@ class TestErrors:
     @pytest.mark.parametrize("beta", [5.0, None])
     def test_a_ladder_that_ends_too_early_is_not_converged(self, beta, monkeypatch):
         """Before the β that was given, or before the states that are counted."""
-        monkeypatch.setattr(mcmc, "_LONGEST", 3)
+        monkeypatch.setattr(monte_carlo, "_LONGEST", 3)
         problem = random_instance(101, 3, 100)
         options = {"method": "mcmc", "beta": beta, "seed": 0, "n_samples": 200}
         curve = local_entropy(*problem, [1.0], **options)

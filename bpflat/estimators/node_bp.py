@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.bp.kernels import _cavity_variance, _log_cavity_ratio
+from bpflat.estimators.kernels import _cavity_variance, _log_cavity_ratio
 
 
 class Cavity(NamedTuple):

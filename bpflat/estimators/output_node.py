@@ -21,7 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from bpflat.bp.kernels import output_node
+from bpflat.estimators.kernels import output_node
 
 _BISECTIONS = 40
 

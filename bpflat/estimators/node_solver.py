@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from bpflat.bp.errors import tolerant_output_node
-from bpflat.bp.nodes import BinaryNodes, RealNodes
-from bpflat.newton import directional_difference, newton_krylov
-from bpflat.point import Point
+from bpflat.estimators.newton import directional_difference, newton_krylov
+from bpflat.estimators.node_bp import BinaryNodes, RealNodes
+from bpflat.estimators.output_node import tolerant_output_node
+from bpflat.estimators.point import Point
 
 _PULL = 0.1  # patterns with ΔΓ below this stay out of the preconditioner: cheaper, and GMRES needs no more steps
 

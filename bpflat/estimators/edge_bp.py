@@ -2,7 +2,7 @@
 
 Weight (k, i) and pattern μ exchange Gaussian messages: A, B (inverse variance, and mean times it) from the pattern,
 the cavity mean m and variance ρ from the weight.  It costs O(PKN) memory and time a sweep, converges slowly on
-correlated inputs, and is what `bpflat.bp.nodes` is checked against.
+correlated inputs, and is what `bpflat.estimators.node_bp` is checked against.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.bp.kernels import _edge_sweep
-from bpflat.point import Point
+from bpflat.estimators.kernels import _edge_sweep
+from bpflat.estimators.point import Point
 
 
 def solve(

@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from bpflat.arguments import spawn_streams
-from bpflat.point import Point
+from bpflat.estimators.point import Point
 
 _STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
 _ENOUGH = 0.3  # the ladder ends where this fraction of states is allowed

@@ -17,9 +17,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.bp.errors import tolerant_output_node
-from bpflat.newton import directional_difference, newton_krylov
-from bpflat.point import Point
+from bpflat.estimators.newton import directional_difference, newton_krylov
+from bpflat.estimators.output_node import tolerant_output_node
+from bpflat.estimators.point import Point
 
 _WEAK = 1e-18  # sites with |τ| ΔC below this change no digit of a covariance; around flat minima most are weaker still
 
@@ -52,7 +52,7 @@ def solve_ep(
     delta : float
         Prior variance Δ > 0.
     n_errors : int
-        Training errors that the reference makes and solutions may make (see `bpflat.bp.errors`).
+        Training errors that the reference makes and solutions may make (see `bpflat.estimators.output_node`).
     beta : float, optional
         Cost of an error, where any number of them is allowed instead.
     start : Point, optional

@@ -187,7 +187,7 @@ _SUMS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised; NaN and infin
 
 @njit(cache=True, fastmath=_SUMS)
 def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, curvature, log_z):
-    """Update all messages in place, pattern after pattern in the given order; see `bpflat.bp.edges`.
+    """Update all messages in place, pattern after pattern in the given order; see `bpflat.estimators.edge_bp`.
 
     ``a, b`` (P, K, N) are the messages A, B to the weights, ``precision, field`` (K, N) their totals with the prior.
     Returns the largest change of g √V and Γ V, with g, Γ (P, K) the output node's last derivatives; NaN where a cavity

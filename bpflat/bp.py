@@ -1,4 +1,9 @@
-"""The routines of belief propagation for import: they check what they are given, and call the solvers beside them."""
+"""Belief propagation on the fully-connected committee machine: log Z(w, Δ) of the anchored partition function.
+
+`solve_edges` passes messages on every edge, as the method is usually written; `solve_nodes` finds the same fixed
+points with far less work.  Both return a `Point` and share `output_node`, the exact vote of K noisy signs.  All check
+what they are given, and call the solvers of `bpflat.estimators`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_count, check_labels, check_patterns, check_scalar, check_weights
-from bpflat.bp import edges, kernels, node_solver
-from bpflat.bp.nodes import BinaryNodes, RealNodes, nodes_of
 from bpflat.committee import normalised
-from bpflat.point import Point
+from bpflat.estimators import edge_bp, kernels, node_solver
+from bpflat.estimators.node_bp import BinaryNodes, RealNodes, nodes_of
+from bpflat.estimators.point import Point
+
+__all__ = ["Point", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
 
 DELTAS = (1e-12, 1e12)  # beyond these nothing, or all, of the reference is lost to six digits
 LOOSEST = 1e-3  # largest tolerance: log Z, stationary at the fixed point, is then still good to about a millionth
@@ -95,7 +102,7 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> BinaryNodes | RealNod
     Returns
     -------
     BinaryNodes or RealNodes
-        The sums over inputs of the node form (see `bpflat.bp.nodes`): by the Gram matrix where all inputs are ±1.
+        The sums over inputs of the node form (see `bpflat.estimators.node_bp`): by C where all are ±1.
 
     Raises
     ------
@@ -128,7 +135,7 @@ def solve_nodes(
     delta : float
         Prior variance Δ, from 1e-12 to 1e12.
     n_errors : int
-        Training errors E₀ that solutions may make: the reference's own for eq. 3 (see `bpflat.bp.errors`).
+        Training errors E₀ that solutions may make: the reference's own for eq. 3 (see `bpflat.estimators.output_node`).
     beta : float, optional
         Cost of an error, where any number of them is allowed instead.
     start : Point, optional
@@ -213,7 +220,7 @@ def solve_edges(
     """
     weights = check_weights(weights, many=False)
     patterns = check_patterns(patterns, weights.shape[1], zero_rows=False)
-    return edges.solve(
+    return edge_bp.solve(
         normalised(weights)[0],
         patterns,
         check_labels(labels, len(patterns)),

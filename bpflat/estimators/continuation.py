@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bpflat.point import Point
+from bpflat.estimators.point import Point
 
 STRIDE = 4.0  # longest factor between two Δ
 _FIRST, _FINEST = 1e-3, 1.02  # largest Δ to begin at; shortest factor between two Δ
