@@ -7,16 +7,17 @@ what they are given, and call the solvers of `bpflat.estimators`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_count, check_labels, check_patterns, check_scalar, check_weights
-from bpflat.committee import normalised
-from bpflat.estimators import edge_bp, kernels, node_solver
-from bpflat.estimators.node_bp import BinaryNodes, RealNodes, nodes_of
+from bpflat.estimators import edge_bp, kernels, node_bp
 from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
 
-__all__ = ["Point", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
+__all__ = ["Point", "Problem", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
 
 DELTAS = (1e-12, 1e12)  # beyond these nothing, or all, of the reference is lost to six digits
 LOOSEST = 1e-3  # largest tolerance: log Z, stationary at the fixed point, is then still good to about a millionth
@@ -85,10 +86,11 @@ def output_node(omega: ArrayLike, variance: ArrayLike, labels: ArrayLike) -> tup
         variance = np.broadcast_to(variance, omega.shape)
     except ValueError:
         raise ValueError(f"variance of shape {variance.shape} does not match omega of shape {omega.shape}") from None
-    return kernels.output_node(omega, variance, check_labels(labels, len(omega)))
+    g, curvature, log_z = kernels.output_nodes(omega.T, variance.T, check_labels(labels, len(omega)))
+    return np.ascontiguousarray(g.T), np.ascontiguousarray(curvature.T), log_z
 
 
-def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> BinaryNodes | RealNodes:
+def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
     """Prepare a reference and its patterns for `solve_nodes`.
 
     Parameters
@@ -101,8 +103,8 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> BinaryNodes | RealNod
 
     Returns
     -------
-    BinaryNodes or RealNodes
-        The sums over inputs of the node form (see `bpflat.estimators.node_bp`): by C where all are ±1.
+    Problem
+        Without labels; the node form (see `bpflat.estimators.node_bp`) is fastest where all inputs are ±1.
 
     Raises
     ------
@@ -110,11 +112,11 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> BinaryNodes | RealNod
         Even K, shapes that do not match, NaN or infinite entries, a pattern of zeros only.
     """
     weights = check_weights(weights, many=False)
-    return nodes_of(normalised(weights)[0], check_patterns(patterns, weights.shape[1], zero_rows=False))
+    return Problem.of(weights, check_patterns(patterns, weights.shape[1], zero_rows=False))
 
 
 def solve_nodes(
-    nodes: BinaryNodes | RealNodes,
+    nodes: Problem,
     labels: ArrayLike,
     delta: float,
     *,
@@ -128,7 +130,7 @@ def solve_nodes(
 
     Parameters
     ----------
-    nodes : BinaryNodes or RealNodes
+    nodes : Problem
         From `make_nodes`.
     labels : array_like, shape (P,)
         ±1.
@@ -157,19 +159,23 @@ def solve_nodes(
     ValueError
         Labels that do not match the nodes or are not ±1, numbers out of bounds, a start of other shapes.
     """
-    if not isinstance(nodes, BinaryNodes | RealNodes):
+    if not isinstance(nodes, Problem):
         raise ValueError(f"nodes must come from make_nodes(weights, patterns), not be of type {type(nodes).__name__}")
-    labels = check_labels(labels, len(nodes.hidden))
-    return node_solver.solve(
-        nodes,
-        labels,
+    labels = check_labels(labels, nodes.hidden.shape[-1])
+    n_errors = check_count("n_errors", n_errors, at_least=0, at_most=len(labels), why="patterns")
+    point = node_bp.solve(
+        replace(nodes, labels=labels, n_errors=np.array(n_errors), beta=check_beta(beta)),
         check_delta(delta),
-        n_errors=check_count("n_errors", n_errors, at_least=0, at_most=len(labels), why="patterns"),
-        beta=check_beta(beta),
-        start=check_start(start, nodes.hidden.shape),
+        _transposed(check_start(start, nodes.hidden.T.shape)),
         tolerance=check_tolerance(tolerance),
         max_steps=check_count("max_steps", max_steps),
     )
+    return _transposed(point)
+
+
+def _transposed(point: Point | None) -> Point | None:
+    """A point whose messages are (P, K), as users meet them, for one with (K, P), and the other way round."""
+    return point and replace(point, messages=tuple(np.ascontiguousarray(np.transpose(m)) for m in point.messages))
 
 
 def solve_edges(
@@ -221,11 +227,9 @@ def solve_edges(
     weights = check_weights(weights, many=False)
     patterns = check_patterns(patterns, weights.shape[1], zero_rows=False)
     return edge_bp.solve(
-        normalised(weights)[0],
-        patterns,
-        check_labels(labels, len(patterns)),
+        Problem.of(weights, patterns, check_labels(labels, len(patterns))),
         check_delta(delta),
-        start=check_start(start, (len(patterns), *weights.shape)),
+        check_start(start, (len(patterns), *weights.shape)),
         damping=check_scalar("damping", damping, below=1.0),
         tolerance=check_tolerance(tolerance),
         max_sweeps=check_count("max_sweeps", max_sweeps),

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_axes, check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
-from bpflat.estimators.kernels import output_node
+from bpflat.estimators.kernels import output_nodes
 from bpflat.storage import load_result, save_result
 
 _KIND = "local-energy"
@@ -300,6 +300,6 @@ def _exact(weights, patterns, labels, sigmas):
         if sigma > 0:
             with np.errstate(over="ignore"):  # the tiniest σ: ±∞ is right
                 signal = hidden / spread / sigma
-            flip = -np.expm1(output_node(signal, np.ones(signal.shape), answer)[2])
+            flip = -np.expm1(output_nodes(signal.T, np.ones(signal.T.shape), answer)[2])
             delta[s] = np.mean(np.where(right, flip, -flip))
     return delta, np.zeros(len(sigmas)), np.count_nonzero(~right) / len(labels)

@@ -24,16 +24,15 @@ from bpflat.arguments import (
     spawn_streams,
 )
 from bpflat.bp import DELTAS, check_beta, check_tolerance
-from bpflat.committee import answers, fingerprint, normalised
-from bpflat.estimators import edge_bp, node_solver
+from bpflat.committee import fingerprint
+from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
 from bpflat.estimators.continuation import STRIDE, along_deltas, along_distances, run, run_together
-from bpflat.estimators.ep import solve_ep
-from bpflat.estimators.monte_carlo import sample_log_z
-from bpflat.estimators.node_bp import nodes_of
 from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
 from bpflat.storage import load_result, save_result
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
+_FIXED_POINTS = {"bp": node_bp, "ep": ep}
 _CPU_BYTES = 2 << 30  # most that references that are solved together take
 
 
@@ -159,13 +158,13 @@ def local_entropy(
     tolerance : float
         Of the fixed point (see `bpflat.bp.solve_nodes`), at most 1e-3: Φ is good to about its square.
     n_samples, n_chains : int
-        For "mcmc": sweeps of a chain and number of chains (see `bpflat.estimators.monte_carlo.sample_log_z`).
+        For "mcmc": sweeps of a chain and number of chains (see `bpflat.estimators.monte_carlo`).
     n_jobs : int
         Worker processes over the references, as in joblib (-1: one a core), but not on a GPU; for "mcmc" with one
         reference, over its chains.  Results agree to rounding.
     device : str, optional
-        For "bp" and "ep": solve references together through torch, on "cuda" or "cpu" (see `bpflat.batch`); the
-        results are the same to the square of `tolerance`.  For tens of references and more.
+        For "bp" and "ep": solve references together through torch, on "cuda" or "cpu"; the results are the same to
+        the square of `tolerance`.  For tens of references and more.
     progress : bool
         Show a bar over the references on stderr.
 
@@ -198,7 +197,8 @@ def local_entropy(
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     device, progress = _check_device(device, method), check_flag("progress", progress)
     weights, patterns, labels = check_problem(weights, patterns, labels, zero_rows=False)
-    n_errors = np.count_nonzero(answers(weights, patterns) != labels, axis=-1)  # once: rescaled, a tie might turn
+    problem = Problem.of(weights.reshape(-1, *weights.shape[-2:]), patterns, labels, beta=beta)
+    n_errors = problem.n_errors
     if np.any(n_errors) and method == "bp-edge":
         raise ValueError(
             f"weights: {np.count_nonzero(n_errors)} of {n_errors.size} references make training errors (the first: "
@@ -209,14 +209,12 @@ def local_entropy(
     else:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas, between=DELTAS)
         follow = along_deltas
-    references = normalised(weights)[0].reshape(-1, *weights.shape[-2:])
-    problem = references, n_errors.reshape(-1), patterns, labels, grid, follow
-    options = {"method": method, "tolerance": tolerance, "beta": beta, "n_jobs": n_jobs}
+    options = {"method": method, "tolerance": tolerance, "n_jobs": n_jobs}
     if device is None:
-        curves = _curves_apart(*problem, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
+        curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
-        curves = _curves_together(*problem, device=device, **options)
-    bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
+        curves = _curves_together(problem, grid, follow, device=device, **options)
+    bar = tqdm(curves, total=n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
     points = list(bar)
     shape, train_error = (*weights.shape[:-2], len(grid)), n_errors / len(labels)
 
@@ -234,7 +232,7 @@ def local_entropy(
         std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
-        train_error=float(train_error) if weights.ndim == 2 else train_error,
+        train_error=float(train_error[0]) if weights.ndim == 2 else train_error,
         method=method,
         beta=if_converged("beta"),
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
@@ -253,72 +251,57 @@ def _check_device(device: str | None, method: str) -> str | None:
     return str(found)
 
 
-def _curves_apart(
-    references, n_errors, patterns, labels, grid, follow, *, seed, n_jobs, **options
-) -> Iterator[list[Point]]:
-    """All points of each of the references (R, K, N), over processes."""
-    inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
-    streams = spawn_streams(seed, len(references))
+def _curves_apart(problem: Problem, grid, follow, *, seed, n_jobs, **options) -> Iterator[list[Point]]:
+    """All points of each of R references, over processes."""
+    n_references = len(problem.hidden)
+    inner, outer = (n_jobs, 1) if n_references == 1 else (1, n_jobs)
+    streams = spawn_streams(seed, n_references)
     with parallel_config("loky", inner_max_num_threads=1):
         yield from Parallel(n_jobs=outer, return_as="generator")(
-            delayed(_curve)(w, e, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **options)
-            for w, e, stream in zip(references, n_errors, streams, strict=True)
+            delayed(_curve)(problem.take(r), grid, follow, seed=stream, n_jobs=inner, **options)
+            for r, stream in enumerate(streams)
         )
 
 
-def _curve(
-    weights, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, n_samples, n_chains, seed, n_jobs
-) -> list[Point]:
-    """All points of one reference (K, N), rows of norm √N, that makes n_errors training errors."""
+def _curve(problem: Problem, grid, follow, *, method, tolerance, n_samples, n_chains, seed, n_jobs) -> list[Point]:
+    """All points of one reference."""
     if method == "bp-edge":
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, weights, patterns, labels, tolerance=tolerance))
-    nodes = nodes_of(weights, patterns)
-    options = {"n_errors": int(n_errors), "beta": beta}
-    pre_activations = nodes.hidden, nodes.gram, labels, nodes.n_inputs
-    if method == "bp":
-        solve = partial(node_solver.solve, nodes, labels, tolerance=tolerance, **options)
-    else:
-        solve = partial(solve_ep, *pre_activations, tolerance=tolerance, **options)
+        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance))
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
-        deltas = grid if follow is along_deltas else [p.delta for p in run(follow(grid), solve)]
-        options |= {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
+        deltas = grid
+        if follow is along_distances:
+            deltas = [p.delta for p in run(follow(grid), partial(ep.solve, problem, tolerance=tolerance))]
+        options = {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
         streams = spawn_streams(seed, len(deltas))
-        return [sample_log_z(*pre_activations, d, seed=s, **options) for d, s in zip(deltas, streams, strict=True)]
-    return run(follow(grid), solve)
+        return [monte_carlo.solve(problem, d, seed=s, **options) for d, s in zip(deltas, streams, strict=True)]
+    return run(follow(grid), partial(_FIXED_POINTS[method].solve, problem, tolerance=tolerance))
 
 
-def _curves_together(
-    references, n_errors, patterns, labels, grid, follow, *, device, n_jobs, **options
-) -> Iterator[list[Point]]:
-    """All points of each of the references (R, K, N), in families that fit the device, on a CPU over processes."""
-    most = max(1, _room(device) // _bytes_of(options["method"], references.shape[1], len(patterns)))
+def _curves_together(problem: Problem, grid, follow, *, device, n_jobs, **options) -> Iterator[list[Point]]:
+    """All points of each of R references, as many together as fit the device, on a CPU over processes."""
+    n_references, n_hidden, n_patterns = problem.hidden.shape
+    most = max(1, _room(device) // _bytes_of(options["method"], n_hidden, n_patterns))
     n_jobs = effective_n_jobs(n_jobs) if device == "cpu" else 1
-    n_parts = max(n_jobs, -(-len(references) // (most // n_jobs or 1)))
-    parts = [part for part in np.array_split(np.arange(len(references)), n_parts) if len(part)]
+    n_parts = max(n_jobs, -(-n_references // (most // n_jobs or 1)))
+    parts = [part for part in np.array_split(np.arange(n_references), n_parts) if len(part)]
     with parallel_config("loky", inner_max_num_threads=1):
-        families = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_family)(references[part], n_errors[part], patterns, labels, grid, follow, device=device, **options)
-            for part in parts
+        groups = Parallel(n_jobs=n_jobs, return_as="generator")(
+            delayed(_group)(problem.take(part), grid, follow, device=device, **options) for part in parts
         )
-        for curves in families:
+        for curves in groups:
             yield from curves
 
 
-def _family(
-    references, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, device
-) -> list[list[Point]]:
-    """All points of R references (R, K, N) that are solved together."""
-    import torch
-
-    from bpflat.batch import make_family, solve_family
-
-    family = make_family(method, references, patterns, labels, n_errors=n_errors, beta=beta, device=device)
+def _group(problem: Problem, grid, follow, *, method, tolerance, device) -> list[list[Point]]:
+    """All points of R references that are solved together."""
+    on_device = problem.on(device)
 
     def solve(rows, deltas, starts):
-        return solve_family(family.take(torch.tensor(rows, device=device)), deltas, starts, tolerance=tolerance)
+        members = on_device.take(np.array(rows))
+        return _FIXED_POINTS[method].solve_together(members, deltas, starts, tolerance=tolerance)
 
-    return run_together([follow(grid) for _ in references], solve)
+    return run_together([follow(grid) for _ in problem.hidden], solve)
 
 
 def _room(device: str) -> int:

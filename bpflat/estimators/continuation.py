@@ -1,6 +1,6 @@
-"""Curves of fixed points along Δ or d, as courses: generators that ask for one point after another.
+"""Paths of fixed points along Δ or d: generators that ask for one point after another.
 
-Whoever runs a course solves what it asks for: around one reference (`run`), or around many at once (`run_together`).
+Whoever follows a path solves what it asks for: around one reference (`run`), or around many at once (`run_together`).
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ _FIRST, _FINEST = 1e-3, 1.02  # largest Δ to begin at; shortest factor between 
 _DISTANCE_STEPS = 25
 
 Request = tuple[float, Point | None]  # Δ, and the fixed point to begin from
-Course = Generator[Request, Point, list[Point]]  # asks for fixed points, is sent them, and returns a curve
+Path = Generator[Request, Point, list[Point]]  # asks for fixed points, is sent them, and returns a curve
 
 
-def run(course: Course, solve: Callable[..., Point]) -> list[Point]:
-    """Give a course the fixed points that it asks for."""
+def run(path: Path, solve: Callable[..., Point]) -> list[Point]:
+    """Give a path the fixed points that it asks for, by ``solve(delta, start=...)``."""
     try:
-        delta, start = next(course)
+        delta, start = next(path)
         while True:
-            delta, start = course.send(solve(delta, start=start))
+            delta, start = path.send(solve(delta, start=start))
     except StopIteration as end:
         return [replace(point, messages=()) for point in end.value]
 
 
-def run_together(courses: Sequence[Course], solve: Callable[..., list[Point]]) -> list[list[Point]]:
-    """`run` for many courses in step: those still under way are solved in one call."""
-    curves: list[list[Point]] = [[] for _ in courses]
-    asked = {r: next(course) for r, course in enumerate(courses)}
+def run_together(paths: Sequence[Path], solve: Callable[..., list[Point]]) -> list[list[Point]]:
+    """`run` for many paths in step: one call ``solve(indices, deltas, starts)`` for all that are still under way."""
+    curves: list[list[Point]] = [[] for _ in paths]
+    asked = {r: next(path) for r, path in enumerate(paths)}
     while asked:
         answers = solve(list(asked), *zip(*asked.values(), strict=True))
         for r, point in zip(list(asked), answers, strict=True):
             try:
-                asked[r] = courses[r].send(point)
+                asked[r] = paths[r].send(point)
             except StopIteration as end:
                 del asked[r]
                 curves[r] = [replace(point, messages=()) for point in end.value]
     return curves
 
 
-def along_deltas(deltas: Iterable[float], **options) -> Course:
+def along_deltas(deltas: Iterable[float], **options) -> Path:
     """Solve at each Δ, starting from the last one that converged."""
     start, points = None, []
     for delta in deltas:
@@ -55,7 +55,7 @@ def along_deltas(deltas: Iterable[float], **options) -> Course:
     return points
 
 
-def along_distances(distances: Iterable[float], precision: float = 1e-10, **options) -> Course:
+def along_distances(distances: Iterable[float], precision: float = 1e-10, **options) -> Path:
     """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
     start, points = None, []
     for distance in distances:

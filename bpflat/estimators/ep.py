@@ -10,51 +10,44 @@ pre-activation h_kμ; the output node couples the K units of a pattern.  With ``
 The unknowns are the cavities (ω, V), as in the node form of belief propagation, and the solver is the same
 Newton-Krylov method; here the Jacobian is known: ``∂S_k/∂τ = -S_k diag(·) S_k``, so that the variances respond through
 the element-wise square of S_k.  Sites may be negative; cavities may not.
+
+References
+----------
+T. Minka, Expectation propagation for approximate Bayesian inference, UAI 2001; C. E. Rasmussen and C. K. I. Williams,
+Gaussian Processes for Machine Learning, MIT Press 2006, Section 3.6.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from bpflat.estimators.newton import directional_difference, newton_krylov
-from bpflat.estimators.output_node import tolerant_output_node
+from bpflat.estimators import cavities
+from bpflat.estimators.arrays import Array, like, on_cpu, to_numpy
+from bpflat.estimators.cavities import CavityEquations, Solution
+from bpflat.estimators.newton import Operator, directional_difference
 from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
 
 _WEAK = 1e-18  # sites with |τ| ΔC below this change no digit of a covariance; around flat minima most are weaker still
 
 
-def solve_ep(
-    hidden: NDArray[np.float64],
-    gram: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    n_inputs: int,
-    delta: float,
-    *,
-    n_errors: int = 0,
-    beta: float | None = None,
-    start: Point | None = None,
-    tolerance: float = 1e-9,
-    max_steps: int = 40,
+def solve(
+    problem: Problem, delta: float, start: Point | None = None, *, tolerance: float = 1e-9, max_steps: int = 40
 ) -> Point:
     """Find the fixed point of expectation propagation at one Δ.
 
     Parameters
     ----------
-    hidden : ndarray, shape (P, K)
-        Pre-activations of the reference, ``X wᵀ/√N``.
-    gram : ndarray, shape (P, P)
-        ``C = X Xᵀ/N``; any real inputs.
-    labels : ndarray, shape (P,)
-        ±1.
-    n_inputs : int
-        N.
+    problem : Problem
+        Of one reference.
     delta : float
         Prior variance Δ > 0.
-    n_errors : int
-        Training errors that the reference makes and solutions may make (see `bpflat.estimators.output_node`).
-    beta : float, optional
-        Cost of an error, where any number of them is allowed instead.
     start : Point, optional
         An earlier result for the same reference at a nearby Δ; else begin without sites.
     tolerance : float
@@ -65,107 +58,146 @@ def solve_ep(
     Returns
     -------
     Point
-        With ``messages = (ν, τ)``, each of shape (P, K).  ``converged`` is False when the solver gave up or a
+        With ``messages = (ν, τ)``, each of shape (K, P).  ``converged`` is False when the solver gave up or a
         covariance is not positive definite there.
-
-    References
-    ----------
-    T. Minka, Expectation propagation for approximate Bayesian inference, UAI 2001; C. E. Rasmussen and C. K. I.
-    Williams, Gaussian Processes for Machine Learning, MIT Press 2006, Section 3.6.
     """
-    shape, size = hidden.shape, hidden.size
-    kernel = delta * gram
-    scale = np.concatenate([np.full(size, np.sqrt(delta)), np.full(size, delta)])
-    sweeps = 0
+    return cavities.solve(SiteEquations(problem, delta), start, tolerance=tolerance, max_steps=max_steps)
 
-    def sites(point):
-        """Both site parameters (2, P, K), and the output nodes' answers, at a point (ω/√Δ, V/Δ)."""
-        omega, variance = (scale * point).reshape(2, *shape)
-        outputs = tolerant_output_node(omega, variance, labels, n_errors, beta)
-        shrink = 1 - variance * outputs.curvature
-        return np.stack([outputs.g + omega * outputs.curvature, outputs.curvature]) / shrink, outputs
 
-    def change(point):
-        nonlocal sweeps
-        if not (point[size:] > 0).all():
-            return np.full(2 * size, np.inf), None
-        sweeps += 1
-        (nu, tau), outputs = sites(point)
-        posterior, mean = _posterior(hidden, kernel, nu, tau)
-        image = _cavities(mean, _diagonal(posterior), nu, tau)
-        return np.ravel(image) / scale - point, (nu, tau, outputs, posterior, mean)
+def solve_together(
+    problem: Problem,
+    deltas: Sequence[float],
+    starts: Sequence[Point | None],
+    *,
+    tolerance: float = 1e-9,
+    max_steps: int = 40,
+) -> list[Point]:
+    """`solve` for R references on a device, each at its own Δ."""
+    delta = like(np.reshape(deltas, (-1, 1, 1)), problem.hidden)
+    return cavities.solve_together(SiteEquations(problem, delta), starts, tolerance=tolerance, max_steps=max_steps)
 
-    def linearize(point, residual, extra):
-        nu, tau, _, posterior, mean = extra
-        variance = _diagonal(posterior)
-        rest = 1 - tau * variance
-        cavity_mean, cavity_variance = _cavities(mean, variance, nu, tau)
-        response = posterior.astype(np.float32)  # single precision is enough for a direction
+
+class Posterior(NamedTuple):
+    """Sites ν, τ and the means of the pre-activations given them (..., K, P), their covariances S (..., K, P, P)."""
+
+    nu: Array
+    tau: Array
+    mean: Array
+    covariance: Array
+
+
+class SiteEquations(CavityEquations):
+    """Messages are the sites ν and τ."""
+
+    product_cost = 0
+
+    @cached_property
+    def kernel(self) -> Array:
+        """``ΔC``, shape (..., P, P)."""
+        return self.delta * self.problem.inputs.gram
+
+    def cavities_from(self, nu: Array, tau: Array) -> tuple[Array, Array]:
+        """ω and V from the sites."""
+        return _without_sites(self._posterior(nu, tau))
+
+    def sweep(self, x: Array) -> tuple[Array, Posterior]:
+        """The posterior with the sites that match the output nodes, and its cavities."""
+        sites = self._sites(x)
+        posterior = self._posterior(sites[..., 0, :, :], sites[..., 1, :, :])
+        return self.flat(*_without_sites(posterior)), posterior
+
+    def _sites(self, x: Array) -> Array:
+        """Site parameters ν, τ (..., 2, K, P) at the cavities x."""
+        omega, variance = self.cavities(x)
+        g, curvature, *_ = self.outputs(x)
+        sites = array_namespace(x).stack([g + omega * curvature, curvature], axis=-3)
+        return sites / (1 - variance * curvature)[..., None, :, :]
+
+    def _posterior(self, nu: Array, tau: Array) -> Posterior:
+        covariance = covariances(self.kernel, tau)
+        mean = self.problem.hidden + _apply(covariance, nu - tau * self.problem.hidden)
+        return Posterior(nu, tau, mean, covariance)
+
+    def linearize(self, x: Array, residual: Array, extra: Sequence[Array]) -> tuple[Operator, None]:
+        """The exact response of the posterior, ``∂S/∂τ = -S diag(·) S``, to differences of the sites."""
+        nu, tau, mean, covariance = extra
+        xp = array_namespace(x)
+        response = xp.astype(covariance, xp.float32)  # single precision is enough for a direction
         squared = response**2
-        here = np.stack([nu, tau])
+        sites = xp.stack([nu, tau], axis=-3)
+        variance = xp.linalg.diagonal(covariance)
+        shrink = 1 - tau * variance
+        omega, cavity_variance = _without_sites(Posterior(*extra))
 
-        def product(direction):
-            d_nu, d_tau = directional_difference(lambda x: sites(x)[0], point, here, direction)
+        def product(directions):
+            d_sites = directional_difference(self._sites, x, sites, directions)
+            d_nu, d_tau = d_sites[..., 0, :, :], d_sites[..., 1, :, :]
             d_variance = -_apply(squared, d_tau)
             d_mean = _apply(response, d_nu - d_tau * mean)
-            d_rest = -d_tau * variance - tau * d_variance
-            d_cavity = (
-                (d_mean - d_variance * nu - variance * d_nu - cavity_mean * d_rest) / rest,
-                (d_variance - cavity_variance * d_rest) / rest,
-            )
-            return direction - np.ravel(d_cavity) / scale
+            d_shrink = -d_tau * variance - tau * d_variance
+            d_omega = (d_mean - d_variance * nu - variance * d_nu - omega * d_shrink) / shrink
+            return directions - self.flat(d_omega, (d_variance - cavity_variance * d_shrink) / shrink)
 
         return product, None
 
-    nothing = np.zeros(shape)
-    for nu, tau in (start.messages if start else (nothing, nothing), (nothing, nothing)):
-        posterior, mean = _posterior(hidden, kernel, nu, tau)
-        point = np.ravel(_cavities(mean, _diagonal(posterior), nu, tau)) / scale
-        if (point[size:] > 0).all():  # else the old sites make no sense at this Δ
-            break
-    root = newton_krylov(change, linearize, point, tolerance=tolerance, max_steps=max_steps)
-    nu, tau, outputs, posterior, mean = root.extra
-    omega, variance = (scale * root.point).reshape(2, *shape)
-    signs, log_dets = np.transpose(
-        [_log_det(kernel, *unit) for unit in zip(tau.T, _diagonal(posterior).T, strict=True)]
-    )
-    shift, pull = mean - hidden, nu - tau * mean
-    total = (
-        -0.5 * log_dets.sum()
-        + 0.5 * np.sum((nu - tau * hidden) * shift + 2 * nu * hidden - tau * hidden**2)
-        + outputs.log_z
-        + 0.5 * np.sum(np.log1p(variance * tau))
-        - 0.5 * np.sum((variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau))
-    )
-    n_weights = n_inputs * shape[1]
-    excess = (delta * np.vdot(pull, gram @ pull) - np.sum(_diagonal(posterior) * tau)) / n_weights
-    residual = float(np.abs(root.residual).max(initial=0))
-    converged = root.converged and bool((signs > 0).all())
-    return Point(
-        delta=float(delta),
-        log_z=float(total / n_weights),
-        excess=float(excess),
-        converged=converged,
-        n_iter=sweeps,
-        residual=residual,
-        messages=(nu, tau),
-        beta=np.inf if beta is None else beta,
-        errors=outputs.errors / n_weights,
-    )
+    def solution(self, x: Array, extra: Sequence[Array]) -> Solution:
+        """EP's free energy; not valid where a covariance is not positive definite."""
+        nu, tau, mean, covariance = extra
+        xp, hidden, outputs = array_namespace(x), self.problem.hidden, self.outputs(x)
+        omega, variance = self.cavities(x)
+        diagonal = xp.linalg.diagonal(covariance)
+        signs, log_dets = log_determinants(self.kernel, tau, diagonal)
+        force = nu - tau * mean
+        prior = (nu - tau * hidden) * (mean - hidden) + 2 * nu * hidden - tau * hidden**2
+        sites = xp.log1p(variance * tau)
+        sites = sites - (variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau)
+        log_z = outputs.log_z - 0.5 * xp.sum(log_dets, axis=-1) + 0.5 * xp.sum(prior + sites, axis=(-2, -1))
+        excess = xp.sum(self.delta * force * (force @ self.problem.inputs.gram) - diagonal * tau, axis=(-2, -1))
+        return Solution(log_z, excess, outputs.errors, xp.all(signs > 0, axis=-1), (nu, tau))
 
 
-def _posterior(hidden, kernel, nu, tau):
-    """Covariances S (K, P, P) and means (P, K) of the pre-activations given the sites."""
-    covariance = np.stack([_covariance(kernel, unit) for unit in tau.T])
-    return covariance, hidden + _apply(covariance, nu - tau * hidden)
+def _without_sites(posterior: Posterior) -> tuple[Array, Array]:
+    """Means and variances (..., K, P) of the pre-activations without their own site."""
+    nu, tau, mean, covariance = posterior
+    variance = array_namespace(mean).linalg.diagonal(covariance)
+    shrink = 1 - tau * variance
+    return (mean - variance * nu) / shrink, variance / shrink
 
 
-def _is_strong(kernel, tau):
+def _apply(matrices: Array, vectors: Array) -> Array:
+    """Products of matrices (..., K, P, P) with vectors (..., K, P), in the precision of the matrices."""
+    xp = array_namespace(vectors)
+    return (matrices @ xp.astype(vectors, matrices.dtype)[..., None])[..., 0]
+
+
+def covariances(kernel: Array, tau: Array) -> Array:
+    """``S = (I + ΔC diag τ)⁻¹ ΔC`` (..., K, P, P) of all units, from ΔC (..., P, P) and τ (..., K, P)."""
+    if not on_cpu(tau):
+        return _covariances_by_tensors(kernel, tau)
+    kernels, sites = to_numpy(kernel), to_numpy(tau)
+    result = np.empty((*sites.shape, sites.shape[-1]))
+    for unit in np.ndindex(sites.shape[:-1]):
+        result[unit] = _covariance(kernels[unit[:-1]], sites[unit])
+    return like(result, tau)
+
+
+def log_determinants(kernel: Array, tau: Array, variance: Array) -> tuple[Array, Array]:
+    """Signs and logarithms (..., K) of ``det(I + ΔC diag τ)``, with posterior variances (..., K, P) for weak sites."""
+    if not on_cpu(tau):
+        return _log_determinants_by_tensors(kernel, tau, variance)
+    kernels, sites, variances = map(to_numpy, (kernel, tau, variance))
+    signs, logs = np.empty((2, *sites.shape[:-1]))
+    for unit in np.ndindex(signs.shape):
+        signs[unit], logs[unit] = _log_det(kernels[unit[:-1]], sites[unit], variances[unit])
+    return like(signs, tau), like(logs, tau)
+
+
+def _is_strong(kernel: NDArray, tau: NDArray) -> NDArray[np.bool_]:
     """Which sites τ (P,) of a unit matter to its covariance; denormal ones would make LAPACK many times slower."""
     return np.abs(tau) * kernel.diagonal() > _WEAK
 
 
-def _covariance(kernel, tau):
+def _covariance(kernel: NDArray, tau: NDArray) -> NDArray[np.float64]:
     """``S = (I + ΔC diag τ)⁻¹ ΔC`` (P, P) of one unit.
 
     Where most sites are weak, by the strong ones A alone: ``S = K - K_:A τ_A (I + K_AA τ_A)⁻¹ K_A:`` with K = ΔC.
@@ -177,30 +209,39 @@ def _covariance(kernel, tau):
     return kernel - (rows.T * tau[strong]) @ np.linalg.solve(_precision(kernel, tau, strong), rows)
 
 
-def _precision(kernel, tau, some):
+def _precision(kernel: NDArray, tau: NDArray, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """``I + ΔC diag τ`` on some of the patterns, (P,) bool."""
-    return np.eye(np.count_nonzero(some)) + kernel[np.ix_(some, some)] * tau[some]
+    return np.eye(np.count_nonzero(chosen)) + kernel[np.ix_(chosen, chosen)] * tau[chosen]
 
 
-def _log_det(kernel, tau, variance):
-    """Sign and logarithm of ``det(I + ΔC diag τ)`` of one unit, with posterior variances (P,) for the weak sites."""
+def _log_det(kernel: NDArray, tau: NDArray, variance: NDArray) -> tuple[float, float]:
+    """Sign and logarithm of ``det(I + ΔC diag τ)`` of one unit, of weak sites to first order."""
     strong = _is_strong(kernel, tau)
     sign, log_det = np.linalg.slogdet(_precision(kernel, tau, strong))
     return sign, log_det + np.sum((tau * variance)[~strong])
 
 
-def _diagonal(matrices):
-    """Diagonals (P, K) of matrices (K, P, P)."""
-    return np.diagonal(matrices, axis1=1, axis2=2).T
+def _covariances_by_tensors(kernel: Array, tau: Array) -> Array:
+    """`covariances` on a GPU, all units at once."""
+    import torch
+
+    return torch.linalg.solve(_precisions(kernel, tau), kernel[..., None, :, :].expand(*tau.shape, tau.shape[-1]))
 
 
-def _apply(matrices, vectors):
-    """Products of matrices (K, P, P) with the columns of vectors (P, K), in the precision of the matrices."""
-    columns = vectors.T[:, :, None].astype(matrices.dtype)
-    return np.matmul(matrices, columns)[:, :, 0].T
+def _log_determinants_by_tensors(kernel: Array, tau: Array, variance: Array) -> tuple[Array, Array]:
+    """`log_determinants` on a GPU, all units at once."""
+    import torch
+
+    signs, logs = torch.linalg.slogdet(_precisions(kernel, tau))
+    return signs, logs + torch.where(_are_strong(kernel, tau), 0.0, tau * variance).sum(dim=-1)
 
 
-def _cavities(mean, variance, nu, tau):
-    """Means and variances (P, K) of the pre-activations without their own site."""
-    rest = 1 - tau * variance
-    return (mean - variance * nu) / rest, variance / rest
+def _are_strong(kernel: Array, tau: Array) -> Array:
+    return tau.abs() * kernel.diagonal(dim1=-2, dim2=-1)[..., None, :] > _WEAK
+
+
+def _precisions(kernel: Array, tau: Array) -> Array:
+    """``I + ΔC diag τ_k`` (..., K, P, P) of the strong sites."""
+    precision = kernel[..., None, :, :] * tau.where(_are_strong(kernel, tau), 0.0)[..., None, :]
+    precision.diagonal(dim1=-2, dim2=-1).add_(1)
+    return precision

@@ -21,8 +21,8 @@ _SQRT_HALF = math.sqrt(0.5)
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _BLOCK = 32  # patterns
 _NOTHING = 1e-290  # derivatives below this are 0: denormal numbers make the products that follow several times slower
-_LIKELY = 1e-200  # above this, nothing that matters to Z has underflown
-_LOG_LIKELY = math.log(_LIKELY)
+LIKELY = 1e-200  # above this, nothing that matters to Z has underflown
+_LOG_LIKELY = math.log(LIKELY)
 
 
 @njit(cache=True)
@@ -133,53 +133,59 @@ def _workspace(n, width):
 
 @njit(cache=True, error_model="numpy")
 def _output_block(omega, variance, labels, g, curvature, log_z, work):
-    """Fill g and Γ (B, K) and log Z (B,) of as many patterns as `work` has room for."""
+    """Fill g and Γ (K, B) and log Z (B,) of as many patterns as `work` has room for."""
     y, p, q, ratio, agree, disagree = work
     n, width = y.shape
-    for b in range(width):
-        for k in range(n):
-            y[k, b] = labels[b] * omega[b, k] / math.sqrt(variance[b, k])
     for k in range(n):
         for b in range(width):
+            y[k, b] = labels[b] * omega[k, b] / math.sqrt(variance[k, b])
             tail = 0.5 * math.erfc(abs(y[k, b]) * _SQRT_HALF)
             p[k, b] = tail if y[k, b] < 0 else 1.0 - tail
             q[k, b] = 1.0 - tail if y[k, b] < 0 else tail
     _votes_plain(y, p, q, agree, disagree, ratio, log_z)
     for b in range(width):
         if not log_z[b] > _LOG_LIKELY:
-            one = slice(b, b + 1)
-            log_z[b] = _vote_tilted(
-                y[:, one], p[:, one], q[:, one], agree[:, :, one], disagree[:, :, one], ratio[:, one]
-            )
+            at = slice(b, b + 1)
+            log_z[b] = _vote_tilted(y[:, at], p[:, at], q[:, at], agree[:, :, at], disagree[:, :, at], ratio[:, at])
         for k in range(n):
             r = ratio[k, b] if ratio[k, b] > _NOTHING else 0.0
-            g[b, k] = labels[b] * r / math.sqrt(variance[b, k])
-            curvature[b, k] = r * (r + y[k, b]) / variance[b, k] if r > 0 else 0.0
+            g[k, b] = labels[b] * r / math.sqrt(variance[k, b])
+            curvature[k, b] = r * (r + y[k, b]) / variance[k, b] if r > 0 else 0.0
 
 
 @njit(cache=True)
-def _output_node(omega, variance, labels, g, curvature, log_z):
-    """Apply `_output_block` to all rows of ω, V (P, K)."""
-    n_patterns, n = omega.shape
-    work = _workspace(n, _BLOCK)
-    for start in range(0, n_patterns, _BLOCK):
-        stop = min(start + _BLOCK, n_patterns)
-        if stop - start < _BLOCK:
-            work = _workspace(n, stop - start)
-        rows = slice(start, stop)
-        _output_block(omega[rows], variance[rows], labels[rows], g[rows], curvature[rows], log_z[rows], work)
+def _output_nodes(omega, variance, labels, g, curvature, log_z):
+    """Apply `_output_block` to ω, V (R, K, P), a block of patterns at a time."""
+    n, n_patterns = omega.shape[1:]
+    work, last = _workspace(n, _BLOCK), _workspace(n, n_patterns % _BLOCK)
+    for r in range(len(omega)):
+        for start in range(0, n_patterns, _BLOCK):
+            stop = min(start + _BLOCK, n_patterns)
+            _output_block(
+                omega[r, :, start:stop],
+                variance[r, :, start:stop],
+                labels[start:stop],
+                g[r, :, start:stop],
+                curvature[r, :, start:stop],
+                log_z[r, start:stop],
+                work if stop - start == _BLOCK else last,
+            )
 
 
-def output_node(
+def output_nodes(
     omega: NDArray[np.float64], variance: NDArray[np.float64], labels: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """`bpflat.bp.output_node` of checked arguments."""
-    omega = np.ascontiguousarray(omega, dtype=np.float64)
-    variance = np.ascontiguousarray(np.broadcast_to(variance, omega.shape), dtype=np.float64)
-    labels = np.ascontiguousarray(labels, dtype=np.float64)
-    g, curvature, log_z = np.empty_like(omega), np.empty_like(omega), np.empty(len(omega))
-    _output_node(omega, variance, labels, g, curvature, log_z)
-    return g, curvature, log_z
+    """g, Γ (..., K, P) and log Z (..., P) from cavity means ω, variances V (..., K, P) and labels (P,)."""
+    shape = omega.shape
+    omega, variance, labels = _stack(omega), _stack(variance), np.ascontiguousarray(labels, dtype=np.float64)
+    g, curvature, log_z = np.empty_like(omega), np.empty_like(omega), np.empty(omega.shape[::2])
+    _output_nodes(omega, variance, labels, g, curvature, log_z)
+    return g.reshape(shape), curvature.reshape(shape), log_z.reshape(*shape[:-2], shape[-1])
+
+
+def _stack(array: NDArray) -> NDArray[np.float64]:
+    """An array (..., K, P) as a contiguous one (R, K, P)."""
+    return np.ascontiguousarray(array, dtype=np.float64).reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
 
 
 _SUMS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised; NaN and infinity keep their meaning
@@ -187,7 +193,7 @@ _SUMS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised; NaN and infin
 
 @njit(cache=True, fastmath=_SUMS)
 def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, curvature, log_z):
-    """Update all messages in place, pattern after pattern in the given order; see `bpflat.estimators.edge_bp`.
+    """Update all messages in place, pattern after pattern in the given order; see `edge_bp`.
 
     ``a, b`` (P, K, N) are the messages A, B to the weights, ``precision, field`` (K, N) their totals with the prior.
     Returns the largest change of g √V and Γ V, with g, Γ (P, K) the output node's last derivatives; NaN where a cavity
@@ -195,8 +201,8 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
     """
     n_hidden, n_inputs = precision.shape
     work = _workspace(n_hidden, 1)
-    omega, variance = np.empty((1, n_hidden)), np.empty((1, n_hidden))
-    g, gamma = np.empty((1, n_hidden)), np.empty((1, n_hidden))
+    omega, variance = np.empty((n_hidden, 1)), np.empty((n_hidden, 1))
+    g, gamma = np.empty((n_hidden, 1)), np.empty((n_hidden, 1))
     mean = np.empty((n_hidden, n_inputs))
     change = 0.0
     for mu in order:
@@ -205,25 +211,25 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
             variance_k = 0.0
             lowest = 1.0
             for i in range(n_inputs):
-                rest = precision[k, i] - a[mu, k, i]
-                lowest = min(lowest, rest)
-                mean[k, i] = (field[k, i] - b[mu, k, i]) / rest
+                cavity = precision[k, i] - a[mu, k, i]
+                lowest = min(lowest, cavity)
+                mean[k, i] = (field[k, i] - b[mu, k, i]) / cavity
                 omega_k += x[mu, i] * mean[k, i]
-                variance_k += x[mu, i] * x[mu, i] / rest
+                variance_k += x[mu, i] * x[mu, i] / cavity
             if not lowest > 0.0:
                 return np.nan
-            omega[0, k] = omega_k
-            variance[0, k] = variance_k
-        one = slice(mu, mu + 1)
-        _output_block(omega, variance, labels[one], g, gamma, log_z[one], work)
+            omega[k, 0] = omega_k
+            variance[k, 0] = variance_k
+        at = slice(mu, mu + 1)
+        _output_block(omega, variance, labels[at], g, gamma, log_z[at], work)
         for k in range(n_hidden):
-            change = max(change, abs(g[0, k] - gradient[mu, k]) * math.sqrt(variance[0, k]))
-            change = max(change, abs(gamma[0, k] - curvature[mu, k]) * variance[0, k])
-            gradient[mu, k] = g[0, k]
-            curvature[mu, k] = gamma[0, k]
+            change = max(change, abs(g[k, 0] - gradient[mu, k]) * math.sqrt(variance[k, 0]))
+            change = max(change, abs(gamma[k, 0] - curvature[mu, k]) * variance[k, 0])
+            gradient[mu, k] = g[k, 0]
+            curvature[mu, k] = gamma[k, 0]
             for i in range(n_inputs):
-                new_a = x[mu, i] * x[mu, i] * gamma[0, k]
-                new_b = x[mu, i] * g[0, k] + new_a * mean[k, i]
+                new_a = x[mu, i] * x[mu, i] * gamma[k, 0]
+                new_b = x[mu, i] * g[k, 0] + new_a * mean[k, i]
                 step_a = (1.0 - damping) * (new_a - a[mu, k, i])
                 step_b = (1.0 - damping) * (new_b - b[mu, k, i])
                 a[mu, k, i] += step_a
@@ -235,24 +241,40 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
 
 @njit(cache=True, fastmath=_SUMS)
 def _cavity_variance(x2, precision, curvature, variance):
-    """``V_kμ = Σ_i x̂_i²/(P_ki - x̂_i² Γ_kμ)`` from x̂² (P, N), P (K, N), Γ (P, K); NaN where a term is not positive."""
-    for mu in range(variance.shape[0]):
-        for k in range(variance.shape[1]):
-            total = 0.0
-            lowest = 1.0
-            for i in range(x2.shape[1]):
-                rest = precision[k, i] - x2[mu, i] * curvature[mu, k]
-                lowest = min(lowest, rest)
-                total += x2[mu, i] / rest
-            variance[mu, k] = total if lowest > 0.0 else np.nan
+    """Fill V (R, K, P) from x̂² (P, N), P (R, K, N), Γ (R, K, P); NaN where a term of the sum is not positive."""
+    n_references, n_hidden, n_patterns = variance.shape
+    for r in range(n_references):
+        for mu in range(n_patterns):
+            for k in range(n_hidden):
+                total = 0.0
+                lowest = 1.0
+                for i in range(x2.shape[1]):
+                    cavity = precision[r, k, i] - x2[mu, i] * curvature[r, k, mu]
+                    lowest = min(lowest, cavity)
+                    total += x2[mu, i] / cavity
+                variance[r, k, mu] = total if lowest > 0.0 else np.nan
 
 
 @njit(cache=True)
-def _log_cavity_ratio(x2, precision, curvature):
-    """``Σ_μki log(1 - x̂_i² Γ_kμ/P_ki)`` from x̂² (P, N), P (K, N), Γ (P, K)."""
-    total = 0.0
-    for mu in range(x2.shape[0]):
-        for k in range(precision.shape[0]):
-            for i in range(x2.shape[1]):
-                total += math.log1p(-x2[mu, i] * curvature[mu, k] / precision[k, i])
+def _log_cavity_ratio(x2, precision, curvature, total):
+    """Add the logarithms of `log_cavity_ratio` to total (R,)."""
+    n_references, n_hidden, n_patterns = curvature.shape
+    for r in range(n_references):
+        for mu in range(n_patterns):
+            for k in range(n_hidden):
+                for i in range(x2.shape[1]):
+                    total[r] += math.log1p(-x2[mu, i] * curvature[r, k, mu] / precision[r, k, i])
+
+
+def cavity_variance(x2: NDArray, precision: NDArray, curvature: NDArray) -> NDArray[np.float64]:
+    """``V_kμ = Σ_i x̂_i²/(P_ki - x̂_i² Γ_kμ)`` (..., K, P) from x̂² (P, N), P (..., K, N), Γ (..., K, P)."""
+    variance = np.empty(curvature.shape)
+    _cavity_variance(x2, _stack(precision), _stack(curvature), _stack(variance))
+    return variance
+
+
+def log_cavity_ratio(x2: NDArray, precision: NDArray, curvature: NDArray) -> NDArray[np.float64]:
+    """``Σ_μki log(1 - x̂_i² Γ_kμ/P_ki)`` (...) from x̂² (P, N), P (..., K, N), Γ (..., K, P)."""
+    total = np.zeros(curvature.shape[:-2])
+    _log_cavity_ratio(x2, _stack(precision), _stack(curvature), total.reshape(-1))
     return total

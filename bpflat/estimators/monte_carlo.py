@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bpflat.arguments import spawn_streams
 from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
 
 _STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
 _ENOUGH = 0.3  # the ladder ends where this fraction of states is allowed
@@ -83,13 +84,13 @@ def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
 
 
 class _Sampler:
-    """States of one chain of replicas and the arrays that its sweeps need."""
+    """States of one chain of replicas and what its sweeps need: pre-activations (K, P) and ``√Δ Lᵀ`` (r, P)."""
 
     def __init__(self, hidden, factor, labels, seed):
-        self.offset, self.factor = np.ascontiguousarray(hidden.T), np.ascontiguousarray(factor.T)
-        self.labels = labels
+        # copied: what joblib maps from a file can only be read, for which numba would compile all again
+        self.offset, self.factor, self.labels = np.array(hidden), np.array(factor), labels
         self.rng = np.random.default_rng(seed)
-        self.z = self.rng.standard_normal((1, hidden.shape[1], factor.shape[1]))
+        self.z = self.rng.standard_normal((1, len(hidden), len(factor)))
         self.a = self.z @ self.factor
         votes = np.empty(len(labels), np.int32)
         self.energy = np.array([_errors(self.offset, self.a[0], self.a[0], 1.0, 0.0, labels, votes)], dtype=np.float64)
@@ -170,7 +171,10 @@ def _estimate(energies, norms, betas, n_errors, beta) -> _Estimate:
 
 
 def _standard_error(influence: NDArray) -> float:
-    """Of the mean of influences (chains, samples): their autocovariance, summed as far as its pairs fall (Geyer)."""
+    """Standard error of the mean of influences (chains, samples).
+
+    From their autocovariance, summed as far as its pairs fall (Geyer).
+    """
     n_samples = influence.shape[1]
     spectrum = np.fft.rfft(influence - influence.mean(), 2 * n_samples)
     covariance = np.fft.irfft((spectrum * spectrum.conj()).mean(axis=0))[:n_samples] / n_samples
@@ -179,15 +183,11 @@ def _standard_error(influence: NDArray) -> float:
     return math.sqrt(max(2 * pairs[pairs > 0].sum() - covariance[0], 0.0) / influence.size)
 
 
-def sample_log_z(
-    hidden: NDArray[np.float64],
-    gram: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    n_inputs: int,
+def solve(
+    problem: Problem,
     delta: float,
+    start: Point | None = None,
     *,
-    n_errors: int = 0,
-    beta: float | None = None,
     n_samples: int = 4000,
     n_chains: int = 4,
     seed: int | np.random.SeedSequence | None = None,
@@ -197,20 +197,12 @@ def sample_log_z(
 
     Parameters
     ----------
-    hidden : ndarray, shape (P, K)
-        Pre-activations of the reference, ``X wᵀ/√N``.
-    gram : ndarray, shape (P, P)
-        ``C = X Xᵀ/N``; any real inputs.
-    labels : ndarray, shape (P,)
-        ±1.
-    n_inputs : int
-        N.
+    problem : Problem
+        Of one reference.
     delta : float
         Prior variance Δ > 0.
-    n_errors : int
-        Training errors E₀ that the reference makes and solutions may make.
-    beta : float, optional
-        Cost of an error, where any number of them is allowed instead.
+    start : Point, optional
+        Not used: chains begin at samples of the prior.
     n_samples : int
         Sweeps of each chain over its ladder, after the burn-in.
     n_chains : int
@@ -231,11 +223,12 @@ def sample_log_z(
     I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
     Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
     """
+    gram, labels, n_errors, beta = problem.inputs.gram, problem.labels, int(problem.n_errors), problem.beta
     size = np.sqrt(gram.diagonal())  # of each pattern, which changes no answer: small ones count as much as others
-    hidden, gram = hidden / size[:, None], gram / np.outer(size, size)
+    hidden, gram = problem.hidden / size, gram / np.outer(size, size)
     values, vectors = np.linalg.eigh(gram)
     seen = values > 1e-10 * values[-1]
-    factor = vectors[:, seen] * np.sqrt(delta * values[seen])
+    factor = np.ascontiguousarray((vectors[:, seen] * np.sqrt(delta * values[seen])).T)
     seeds = spawn_streams(seed, n_chains + 1)
     scout = _Sampler(hidden, factor, labels, seeds[-1])
     betas, reached = _ladder(scout, n_errors, beta, max(100, n_samples // 10))
@@ -245,25 +238,24 @@ def sample_log_z(
             delayed(_chain)(hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]
         )
     energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
-    n_weights = n_inputs * hidden.shape[1]
-    rank = np.count_nonzero(seen) * hidden.shape[1]
+    n_weights, rank = problem.n_weights, len(hidden) * len(factor)
 
-    found = _estimate(energies, norms, betas, n_errors, beta)
-    excess = (found.norm - rank) / n_weights
+    estimate = _estimate(energies, norms, betas, n_errors, beta)
+    excess = (estimate.norm - rank) / n_weights
     # Φ = log Z/n + (ε - log(1 + ε))/2, to first order in what each sample adds to both
-    influence = (found.log_z_influence + 0.5 * excess / (1 + excess) * found.norm_influence) / n_weights
+    influence = (estimate.log_z_influence + 0.5 * excess / (1 + excess) * estimate.norm_influence) / n_weights
     error = max(_standard_error(influence), 1.0 / (norms.size * n_weights))
     rhat = _largest_rhat(energies)
     return Point(
         delta=float(delta),
-        log_z=found.log_z / n_weights,
+        log_z=estimate.log_z / n_weights,
         excess=excess,
-        converged=bool(reached and rhat < _RHAT and np.isfinite(found.log_z)),
+        converged=bool(reached and rhat < _RHAT and np.isfinite(estimate.log_z)),
         n_iter=norms.size,
         residual=rhat - 1,
         messages=(),
         beta=math.inf if beta is None else beta,
-        errors=found.errors / n_weights,
+        errors=estimate.errors / n_weights,
         std_error=error,
     )
 

@@ -107,14 +107,14 @@ class TestCurve:
             assert_allclose(row, local_entropy(reference, patterns, labels, [0.1, 1.0]).phi, rtol=1e-9)
 
     def test_a_point_that_fails_leaves_the_others(self, instance, monkeypatch):
-        from bpflat.estimators import node_solver
+        from bpflat.estimators import node_bp
 
-        solve = node_solver.solve
+        solve = node_bp.solve
 
-        def failing(nodes, labels, delta, **options):
-            return solve(nodes, labels, delta, **(options | {"max_steps": 0} if 0.3 < delta < 0.7 else options))
+        def failing(problem, delta, **options):
+            return solve(problem, delta, **(options | {"max_steps": 0} if 0.3 < delta < 0.7 else options))
 
-        monkeypatch.setattr(node_solver, "solve", failing)
+        monkeypatch.setattr(node_bp, "solve", failing)
         curve = local_entropy(*instance, [0.1, 0.5, 1.0])
         assert_array_equal(curve.converged, [True, False, True])
         for name in ("phi", "log_z", "distance"):

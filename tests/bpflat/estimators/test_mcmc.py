@@ -1,22 +1,23 @@
 """Monte Carlo: known log Z, honest standard errors, direct sampling of the prior on a trained machine."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
 from bpflat import local_entropy
-from bpflat.bp import make_nodes
 from bpflat.estimators import monte_carlo
-from bpflat.estimators.monte_carlo import sample_log_z
+from bpflat.estimators.problem import Problem
 from tests.bpflat.estimators.test_bp import random_instance
 from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
 from tests.naive import committee as naive
 
 
-def sample(weights, patterns, labels, delta, **options):
-    nodes = make_nodes(weights, patterns)
-    return sample_log_z(nodes.hidden, nodes.gram, labels, weights.shape[1], delta, **{"seed": 0, **options})
+def sample(weights, patterns, labels, delta, *, n_errors=0, beta=None, **options):
+    problem = replace(Problem.of(weights, patterns, labels, beta=beta), n_errors=np.array(n_errors))
+    return monte_carlo.solve(problem, delta, **{"seed": 0, **options})
 
 
 def prior_errors(weights, patterns, labels, delta, n_samples, seed=0):
