@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import device, is_torch_array
+from array_api_compat import numpy as numpy_namespace
 from numpy.typing import NDArray
 
 Array = Any  # an array of numpy or a tensor of torch
 
 
+def namespace(array: Array) -> ModuleType:
+    """The functions of the array API for the array; quickly for one of numpy, where calls are short."""
+    return numpy_namespace if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
+
+
 def on_cpu(array: Array) -> bool:
     """Whether compiled code can read the array."""
-    return not is_torch_array(array) or array.device.type == "cpu"
+    return isinstance(array, np.ndarray) or device(array).type == "cpu"
 
 
 def to_numpy(array: Array) -> NDArray:
@@ -23,4 +31,4 @@ def to_numpy(array: Array) -> NDArray:
 
 def like(values: NDArray, array: Array) -> Array:
     """Values of numpy as an array of the other's kind, on its device."""
-    return array_namespace(array).asarray(values, device=device(array))
+    return values if isinstance(array, np.ndarray) else namespace(array).asarray(values, device=device(array))

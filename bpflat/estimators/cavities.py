@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from bpflat.estimators.arrays import Array, to_numpy
+from bpflat.estimators.arrays import Array, namespace, to_numpy
 from bpflat.estimators.newton import Operator, Root, newton_krylov, newton_krylov_together
 from bpflat.estimators.output_node import Outputs, output_nodes
 from bpflat.estimators.point import Point
@@ -62,7 +61,7 @@ class CavityEquations(ABC):
 
     def begin(self, messages: tuple[Array, Array] | None) -> Array:
         """Where to start, (..., n): from the messages of an earlier point, or as if no pattern pulled."""
-        xp = array_namespace(self.problem.hidden)
+        xp = namespace(self.problem.hidden)
         if messages is not None:
             x = self.flat(*self.cavities_from(*messages))
             if (allowed := self._allowed(x)).all():  # else the old messages make no sense at this Δ
@@ -73,7 +72,7 @@ class CavityEquations(ABC):
 
     def change(self, x: Array) -> tuple[Array, NamedTuple]:
         """What a sweep changes at x (..., n), infinite where a variance is not positive; and arrays for the others."""
-        xp = array_namespace(x)
+        xp = namespace(x)
         allowed = self._allowed(x)
         if not (every := bool(allowed.all())):
             x = xp.where(allowed, x, xp.ones_like(x))
@@ -82,13 +81,13 @@ class CavityEquations(ABC):
 
     def flat(self, omega: Array, variance: Array) -> Array:
         """The unknowns (..., n) that are these cavities (..., K, P)."""
-        xp = array_namespace(omega)
+        xp = namespace(omega)
         x = xp.stack([omega / self.delta**0.5, variance / self.delta], axis=-3)
         return xp.reshape(x, (*omega.shape[:-2], -1))
 
     def cavities(self, x: Array) -> tuple[Array, Array]:
         """Cavity means and variances (..., K, P) from the unknowns."""
-        pair = array_namespace(x).reshape(x, (*x.shape[:-1], 2, *self.problem.hidden.shape[-2:]))
+        pair = namespace(x).reshape(x, (*x.shape[:-1], 2, *self.problem.hidden.shape[-2:]))
         return pair[..., 0, :, :] * self.delta**0.5, pair[..., 1, :, :] * self.delta
 
     def outputs(self, x: Array) -> Outputs:
@@ -96,7 +95,7 @@ class CavityEquations(ABC):
         return output_nodes(*self.cavities(x), self.problem.labels, self.problem.n_errors, self.problem.beta)
 
     def _allowed(self, x: Array) -> Array:
-        return array_namespace(x).all(x[..., x.shape[-1] // 2 :] > 0, axis=-1, keepdims=True)
+        return namespace(x).all(x[..., x.shape[-1] // 2 :] > 0, axis=-1, keepdims=True)
 
     @abstractmethod
     def cavities_from(self, first: Array, second: Array) -> tuple[Array, Array]:

@@ -24,11 +24,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from bpflat.estimators import cavities
-from bpflat.estimators.arrays import Array, like, on_cpu, to_numpy
+from bpflat.estimators.arrays import Array, like, namespace, on_cpu, to_numpy
 from bpflat.estimators.cavities import CavityEquations, Solution
 from bpflat.estimators.newton import Operator, directional_difference
 from bpflat.estimators.point import Point
@@ -110,7 +109,7 @@ class SiteEquations(CavityEquations):
         """Site parameters ν, τ (..., 2, K, P) at the cavities x."""
         omega, variance = self.cavities(x)
         g, curvature, *_ = self.outputs(x)
-        sites = array_namespace(x).stack([g + omega * curvature, curvature], axis=-3)
+        sites = namespace(x).stack([g + omega * curvature, curvature], axis=-3)
         return sites / (1 - variance * curvature)[..., None, :, :]
 
     def _posterior(self, nu: Array, tau: Array) -> Posterior:
@@ -121,7 +120,7 @@ class SiteEquations(CavityEquations):
     def linearize(self, x: Array, residual: Array, extra: Sequence[Array]) -> tuple[Operator, None]:
         """The exact response of the posterior, ``∂S/∂τ = -S diag(·) S``, to differences of the sites."""
         nu, tau, mean, covariance = extra
-        xp = array_namespace(x)
+        xp = namespace(x)
         response = xp.astype(covariance, xp.float32)  # single precision is enough for a direction
         squared = response**2
         sites = xp.stack([nu, tau], axis=-3)
@@ -143,7 +142,7 @@ class SiteEquations(CavityEquations):
     def solution(self, x: Array, extra: Sequence[Array]) -> Solution:
         """EP's free energy; not valid where a covariance is not positive definite."""
         nu, tau, mean, covariance = extra
-        xp, hidden, outputs = array_namespace(x), self.problem.hidden, self.outputs(x)
+        xp, hidden, outputs = namespace(x), self.problem.hidden, self.outputs(x)
         omega, variance = self.cavities(x)
         diagonal = xp.linalg.diagonal(covariance)
         signs, log_dets = log_determinants(self.kernel, tau, diagonal)
@@ -159,14 +158,14 @@ class SiteEquations(CavityEquations):
 def _without_sites(posterior: Posterior) -> tuple[Array, Array]:
     """Means and variances (..., K, P) of the pre-activations without their own site."""
     nu, tau, mean, covariance = posterior
-    variance = array_namespace(mean).linalg.diagonal(covariance)
+    variance = namespace(mean).linalg.diagonal(covariance)
     shrink = 1 - tau * variance
     return (mean - variance * nu) / shrink, variance / shrink
 
 
 def _apply(matrices: Array, vectors: Array) -> Array:
     """Products of matrices (..., K, P, P) with vectors (..., K, P), in the precision of the matrices."""
-    xp = array_namespace(vectors)
+    xp = namespace(vectors)
     return (matrices @ xp.astype(vectors, matrices.dtype)[..., None])[..., 0]
 
 

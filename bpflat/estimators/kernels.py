@@ -132,25 +132,28 @@ def _workspace(n, width):
 
 
 @njit(cache=True, error_model="numpy")
-def _output_block(omega, variance, labels, g, curvature, log_z, work):
-    """Fill g and Γ (K, B) and log Z (B,) of as many patterns as `work` has room for."""
+def _output_block(omega, variance, labels, start, g, curvature, log_z, work):
+    """Fill g and Γ (K, P) and log Z (P,) of as many patterns, from `start` on, as `work` has room for."""
     y, p, q, ratio, agree, disagree = work
     n, width = y.shape
     for k in range(n):
         for b in range(width):
-            y[k, b] = labels[b] * omega[k, b] / math.sqrt(variance[k, b])
+            y[k, b] = labels[start + b] * omega[k, start + b] / math.sqrt(variance[k, start + b])
             tail = 0.5 * math.erfc(abs(y[k, b]) * _SQRT_HALF)
             p[k, b] = tail if y[k, b] < 0 else 1.0 - tail
             q[k, b] = 1.0 - tail if y[k, b] < 0 else tail
-    _votes_plain(y, p, q, agree, disagree, ratio, log_z)
+    _votes_plain(y, p, q, agree, disagree, ratio, log_z[start : start + width])
     for b in range(width):
-        if not log_z[b] > _LOG_LIKELY:
+        if not log_z[start + b] > _LOG_LIKELY:
             at = slice(b, b + 1)
-            log_z[b] = _vote_tilted(y[:, at], p[:, at], q[:, at], agree[:, :, at], disagree[:, :, at], ratio[:, at])
-        for k in range(n):
+            log_z[start + b] = _vote_tilted(
+                y[:, at], p[:, at], q[:, at], agree[:, :, at], disagree[:, :, at], ratio[:, at]
+            )
+    for k in range(n):
+        for b in range(width):
             r = ratio[k, b] if ratio[k, b] > _NOTHING else 0.0
-            g[k, b] = labels[b] * r / math.sqrt(variance[k, b])
-            curvature[k, b] = r * (r + y[k, b]) / variance[k, b] if r > 0 else 0.0
+            g[k, start + b] = labels[start + b] * r / math.sqrt(variance[k, start + b])
+            curvature[k, start + b] = r * (r + y[k, b]) / variance[k, start + b] if r > 0 else 0.0
 
 
 @njit(cache=True)
@@ -160,16 +163,8 @@ def _output_nodes(omega, variance, labels, g, curvature, log_z):
     work, last = _workspace(n, _BLOCK), _workspace(n, n_patterns % _BLOCK)
     for r in range(len(omega)):
         for start in range(0, n_patterns, _BLOCK):
-            stop = min(start + _BLOCK, n_patterns)
-            _output_block(
-                omega[r, :, start:stop],
-                variance[r, :, start:stop],
-                labels[start:stop],
-                g[r, :, start:stop],
-                curvature[r, :, start:stop],
-                log_z[r, start:stop],
-                work if stop - start == _BLOCK else last,
-            )
+            room = work if start + _BLOCK <= n_patterns else last
+            _output_block(omega[r], variance[r], labels, start, g[r], curvature[r], log_z[r], room)
 
 
 def output_nodes(
@@ -221,7 +216,7 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
             omega[k, 0] = omega_k
             variance[k, 0] = variance_k
         at = slice(mu, mu + 1)
-        _output_block(omega, variance, labels[at], g, gamma, log_z[at], work)
+        _output_block(omega, variance, labels[at], 0, g, gamma, log_z[at], work)
         for k in range(n_hidden):
             change = max(change, abs(g[k, 0] - gradient[mu, k]) * math.sqrt(variance[k, 0]))
             change = max(change, abs(gamma[k, 0] - curvature[mu, k]) * variance[k, 0])

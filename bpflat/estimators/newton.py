@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, gmres
 
-from bpflat.estimators.arrays import Array, like, to_numpy
+from bpflat.estimators.arrays import Array, like, namespace, to_numpy
 
 _KRYLOV = 60  # directions that a Newton step may use
 _HALVINGS = 12  # of a Newton step, before it counts as failed
@@ -147,7 +147,7 @@ def directional_difference(function: Operator, at: Array, value: Array, directio
 
     Directions have shape (..., n), function and value (..., m) or more dimensions.
     """
-    xp = array_namespace(at)
+    xp = namespace(at)
     norm = xp.max(xp.abs(directions), axis=-1, keepdims=True)
     h = _DIFFERENCE / xp.where(norm > 0, norm, xp.ones_like(norm))
     return (function(at + h * directions) - value) / xp.reshape(h, h.shape + (1,) * (value.ndim - h.ndim))
@@ -158,7 +158,7 @@ def _state(x: Array, changed: tuple[Array, tuple[Array, ...]]) -> list[Array]:
 
 
 def _copy(array: Array) -> Array:
-    return array_namespace(array).asarray(array, copy=True)
+    return namespace(array).asarray(array, copy=True)
 
 
 def _rows(arrays: Sequence[Array], rows: NDArray[np.int64]) -> list[Array]:
@@ -167,11 +167,11 @@ def _rows(arrays: Sequence[Array], rows: NDArray[np.int64]) -> list[Array]:
 
 
 def _norms(vectors: Array) -> NDArray[np.float64]:
-    return to_numpy(array_namespace(vectors).linalg.vector_norm(vectors, axis=-1))
+    return to_numpy(namespace(vectors).linalg.vector_norm(vectors, axis=-1))
 
 
 def _largest(vectors: Array) -> NDArray[np.float64]:
-    xp = array_namespace(vectors)
+    xp = namespace(vectors)
     return np.array(to_numpy(xp.max(xp.abs(vectors), axis=-1)))
 
 
@@ -183,7 +183,7 @@ def _gmres(
     `linearize` makes (product, preconditioner) of the systems of some indices.  Systems that are solved go on with
     the others until these are a half; then they leave.  Returns solutions (R, n), and how many directions each used.
     """
-    xp = array_namespace(b)
+    xp = namespace(b)
     solution, used = xp.zeros_like(b), np.zeros(len(b), dtype=np.int64)
     members = np.arange(len(b))  # the systems whose Krylov spaces are growing
     product, precondition = linearize(members)
@@ -221,7 +221,7 @@ def _gmres(
 
 def _orthogonalize(vectors: Array, basis: Array, j: int) -> NDArray[np.float64]:
     """Make direction j + 1 of `basis` (R, _KRYLOV + 1, n) from vectors; returns overlaps and norm, (R, j + 2)."""
-    xp = array_namespace(basis)
+    xp = namespace(basis)
     known, overlaps = basis[:, : j + 1], 0.0
     vectors = xp.astype(vectors, basis.dtype)
     for _ in range(2):  # twice is enough; once is not, in single precision

@@ -35,11 +35,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
+from array_api_compat import is_torch_array
 from scipy.linalg import lapack
 
 from bpflat.estimators import cavities, kernels
-from bpflat.estimators.arrays import Array, like, on_cpu, to_numpy
+from bpflat.estimators.arrays import Array, like, namespace, on_cpu, to_numpy
 from bpflat.estimators.cavities import CavityEquations, Solution
 from bpflat.estimators.newton import Operator, directional_difference
 from bpflat.estimators.output_node import Outputs
@@ -86,7 +86,7 @@ class NodeEquations(CavityEquations):
 
     def linearize(self, x: Array, residual: Array, extra: Sequence[Array]) -> tuple[Operator, Operator]:
         """Differences of sweeps, and each hidden unit's own linear response."""
-        xp = array_namespace(x)
+        xp = namespace(x)
         curvature, size = extra[1], x.shape[-1] // 2
         respond = unit_response(
             self.problem.inputs.single_gram, self.delta * curvature, self.self_response(curvature) / self.delta
@@ -120,11 +120,11 @@ class BinaryNodes(NodeEquations):
 
     def _gain(self, curvature):
         """Δ P_k - 1."""
-        xp = array_namespace(curvature)
+        xp = namespace(curvature)
         return self.delta * xp.sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
 
     def _precision(self, curvature):
-        xp = array_namespace(curvature)
+        xp = namespace(curvature)
         return 1 / self.delta + xp.sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
 
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
@@ -137,11 +137,11 @@ class BinaryNodes(NodeEquations):
 
     def self_response(self, curvature: Array) -> Array:
         """``1/P_k`` for all patterns."""
-        return array_namespace(curvature).broadcast_to(1 / self._precision(curvature), curvature.shape)
+        return namespace(curvature).broadcast_to(1 / self._precision(curvature), curvature.shape)
 
     def bethe(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """As in `NodeEquations`."""
-        xp = array_namespace(g)
+        xp = namespace(g)
         n_inputs, precision, gain = self.problem.inputs.n_inputs, self._precision(curvature), self._gain(curvature)
         a = curvature / (n_inputs * precision)
         u = g * (1 - a)
@@ -174,7 +174,7 @@ class RealNodes(NodeEquations):
 
     def bethe(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """As in `NodeEquations`."""
-        xp = array_namespace(g)
+        xp = namespace(g)
         squares, precision = self.problem.inputs.squares, self._precision(curvature)
         gain = self.delta * (curvature @ squares)  # Δ P_ki - 1
         displacement = _total(self._displacement(g, curvature, precision) ** 2 / self.delta)
@@ -185,7 +185,7 @@ class RealNodes(NodeEquations):
 
 def _total(values: Array) -> Array:
     """Sum over units and patterns, or inputs."""
-    return array_namespace(values).sum(values, axis=(-2, -1))
+    return namespace(values).sum(values, axis=(-2, -1))
 
 
 def cavity_variance(squares: Array, precision: Array, curvature: Array) -> Array:
@@ -203,18 +203,18 @@ def log_cavity_ratio(squares: Array, precision: Array, curvature: Array) -> Arra
 
 
 def _variance_term(x2, curvature, precision):
-    xp = array_namespace(x2)
+    xp = namespace(x2)
     cavity_precision = precision - x2 * curvature
     return x2 / xp.where(cavity_precision > 0, cavity_precision, xp.full_like(cavity_precision, xp.nan))
 
 
 def _log_term(x2, curvature, precision):
-    return array_namespace(x2).log1p(-x2 * curvature / precision)
+    return namespace(x2).log1p(-x2 * curvature / precision)
 
 
 def _sum_over_inputs(term: Callable[[Array, Array, Array], Array], squares, precision, curvature) -> Array:
     """Sum over i, (..., K, P), of a term in x̂_i² (P, N), Γ_kμ and P_ki (..., K, P, N), some patterns at a time."""
-    xp = array_namespace(curvature)
+    xp = namespace(curvature)
     block = max(1, _SCRATCH_BYTES // (8 * math.prod(precision.shape)))
     blocks = [slice(start, start + block) for start in range(0, len(squares), block)]
     terms = [term(squares[b], curvature[..., b, None], precision[..., None, :]) for b in blocks]
@@ -234,7 +234,7 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
     strength, own : array, shape (..., K, P)
         s = ΔΓ, of which what is weak is left out; q, in units of Δ.
     """
-    xp, n_patterns = array_namespace(strength), gram.shape[0]
+    xp, n_patterns = namespace(strength), gram.shape[0]
     lost = xp.astype(xp.reshape(strength * own, (-1, n_patterns)), xp.float32)
     own = xp.astype(xp.reshape(own, (-1, n_patterns)), xp.float32)
     strength = xp.reshape(strength, (-1, n_patterns))

@@ -20,13 +20,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 from numba import njit
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
 from bpflat.estimators import kernels
-from bpflat.estimators.arrays import Array, like, on_cpu, to_numpy
+from bpflat.estimators.arrays import Array, like, namespace, on_cpu, to_numpy
 
 _BISECTIONS = 40
 
@@ -56,7 +55,7 @@ def output_nodes(
     beta : float, optional
         Cost of an error, where any number of them is allowed instead.
     """
-    xp = array_namespace(omega)
+    xp = namespace(omega)
     g, curvature, log_z = votes(omega, variance, labels)
     if beta is None and not np.any(n_errors):
         total = xp.sum(log_z, axis=-1)

@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from bpflat.committee import answers, normalised, preactivations
-from bpflat.estimators.arrays import Array
+from bpflat.estimators.arrays import Array, namespace
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +58,7 @@ class Inputs:
     @cached_property
     def single_gram(self) -> Array:
         """C in single precision."""
-        xp = array_namespace(self.gram)
+        xp = namespace(self.gram)
         return xp.astype(self.gram, xp.float32)
 
 
