@@ -141,7 +141,7 @@ def solve_nodes(
     beta : float, optional
         Cost of an error, where any number of them is allowed instead.
     start : Point, optional
-        An earlier result for the same reference at a nearby Δ; else begin as if no pattern pulled.
+        An earlier result for the same reference at a nearby Δ; else begin without messages.
     tolerance : float
         Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make; at most 1e-3.  log Z is stationary
         at the fixed point: its error is of second order in this.

@@ -245,10 +245,10 @@ def _check_device(device: str | None, method: str) -> str | None:
         return None
     if method not in ("bp", "ep"):
         raise ValueError(f"device is for the methods 'bp' and 'ep', not {method!r}; leave it out")
-    found = check_device(device)
-    if found.type not in ("cpu", "cuda"):
+    checked = check_device(device)
+    if checked.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be a CPU or a CUDA GPU, for double precision, not {device!r}")
-    return str(found)
+    return str(checked)
 
 
 def _curves_apart(problem: Problem, grid, follow, *, seed, n_jobs, **options) -> Iterator[list[Point]]:

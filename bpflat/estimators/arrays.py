@@ -5,18 +5,22 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import array_api_compat
 import numpy as np
-from array_api_compat import device, is_torch_array
-from array_api_compat import numpy as numpy_namespace
+from array_api_compat import array_namespace, device, is_torch_array
 from numpy.typing import NDArray
 
 Array = Any  # an array of numpy or a tensor of torch
 
 
+_NAMESPACES: dict[type, ModuleType] = {}
+
+
 def namespace(array: Array) -> ModuleType:
-    """The functions of the array API for the array; quickly for one of numpy, where calls are short."""
-    return numpy_namespace if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
+    """The functions of the array API for the array, found once a type: many calls are short."""
+    kind = type(array)
+    if kind not in _NAMESPACES:
+        _NAMESPACES[kind] = array_namespace(array)
+    return _NAMESPACES[kind]
 
 
 def on_cpu(array: Array) -> bool:

@@ -60,7 +60,7 @@ class CavityEquations(ABC):
         return replace(self, problem=self.problem.take(rows), delta=self.delta[rows])
 
     def begin(self, messages: tuple[Array, Array] | None) -> Array:
-        """Where to start, (..., n): from the messages of an earlier point, or as if no pattern pulled."""
+        """Where to start, (..., n): from the messages of an earlier point, or from none."""
         xp = namespace(self.problem.hidden)
         if messages is not None:
             x = self.flat(*self.cavities_from(*messages))

@@ -23,7 +23,7 @@ def solve(
     tolerance: float = 1e-10,
     max_sweeps: int = 2000,
 ) -> Point:
-    """`bpflat.bp.solve_edges` of one reference that makes no errors; messages are A and B (P, K, N)."""
+    """Find the fixed point of one reference as `bpflat.bp.solve_edges` does, with messages A and B (P, K, N)."""
     weights, x = problem.weights, np.ascontiguousarray(problem.inputs.x)
     shape = (len(x), *weights.shape)
     a, b = (np.zeros(shape), np.zeros(shape)) if start is None else (m.copy() for m in start.messages)

@@ -44,7 +44,7 @@ def solve(
     Parameters
     ----------
     problem : Problem
-        Of one reference.
+        One reference.
     delta : float
         Prior variance Δ > 0.
     start : Point, optional
@@ -169,78 +169,60 @@ def _apply(matrices: Array, vectors: Array) -> Array:
     return (matrices @ xp.astype(vectors, matrices.dtype)[..., None])[..., 0]
 
 
+def _strong(kernel: Array, tau: Array) -> Array:
+    """Which sites τ matter to a covariance; denormal ones would make LAPACK many times slower."""
+    xp = namespace(tau)
+    return xp.abs(tau) * xp.linalg.diagonal(kernel)[..., None, :] > _WEAK
+
+
 def covariances(kernel: Array, tau: Array) -> Array:
     """``S = (I + ΔC diag τ)⁻¹ ΔC`` (..., K, P, P) of all units, from ΔC (..., P, P) and τ (..., K, P)."""
+    strong = _strong(kernel, tau)
     if not on_cpu(tau):
-        return _covariances_by_tensors(kernel, tau)
-    kernels, sites = to_numpy(kernel), to_numpy(tau)
+        import torch
+
+        return torch.linalg.solve(_precisions(kernel, tau, strong), kernel[..., None, :, :])
+    kernels, sites, chosen = map(to_numpy, (kernel, tau, strong))
     result = np.empty((*sites.shape, sites.shape[-1]))
     for unit in np.ndindex(sites.shape[:-1]):
-        result[unit] = _covariance(kernels[unit[:-1]], sites[unit])
+        result[unit] = _covariance(kernels[unit[:-1]], sites[unit], chosen[unit])
     return like(result, tau)
 
 
 def log_determinants(kernel: Array, tau: Array, variance: Array) -> tuple[Array, Array]:
     """Signs and logarithms (..., K) of ``det(I + ΔC diag τ)``, with posterior variances (..., K, P) for weak sites."""
+    strong = _strong(kernel, tau)
+    weak = namespace(tau).sum(tau * variance * ~strong, axis=-1)  # to first order
     if not on_cpu(tau):
-        return _log_determinants_by_tensors(kernel, tau, variance)
-    kernels, sites, variances = map(to_numpy, (kernel, tau, variance))
+        import torch
+
+        signs, logs = torch.linalg.slogdet(_precisions(kernel, tau, strong))
+        return signs, logs + weak
+    kernels, sites, chosen = map(to_numpy, (kernel, tau, strong))
     signs, logs = np.empty((2, *sites.shape[:-1]))
     for unit in np.ndindex(signs.shape):
-        signs[unit], logs[unit] = _log_det(kernels[unit[:-1]], sites[unit], variances[unit])
-    return like(signs, tau), like(logs, tau)
+        signs[unit], logs[unit] = np.linalg.slogdet(_precision(kernels[unit[:-1]], sites[unit], chosen[unit]))
+    return like(signs, tau), like(logs, tau) + weak
 
 
-def _is_strong(kernel: NDArray, tau: NDArray) -> NDArray[np.bool_]:
-    """Which sites τ (P,) of a unit matter to its covariance; denormal ones would make LAPACK many times slower."""
-    return np.abs(tau) * kernel.diagonal() > _WEAK
-
-
-def _covariance(kernel: NDArray, tau: NDArray) -> NDArray[np.float64]:
+def _covariance(kernel: NDArray, tau: NDArray, strong: NDArray[np.bool_]) -> NDArray[np.float64]:
     """``S = (I + ΔC diag τ)⁻¹ ΔC`` (P, P) of one unit.
 
     Where most sites are weak, by the strong ones A alone: ``S = K - K_:A τ_A (I + K_AA τ_A)⁻¹ K_A:`` with K = ΔC.
     """
-    strong = _is_strong(kernel, tau)
     if 2 * np.count_nonzero(strong) > len(tau):
         return np.linalg.solve(np.eye(len(tau)) + kernel * np.where(strong, tau, 0.0), kernel)
     rows = kernel[strong]
     return kernel - (rows.T * tau[strong]) @ np.linalg.solve(_precision(kernel, tau, strong), rows)
 
 
-def _precision(kernel: NDArray, tau: NDArray, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """``I + ΔC diag τ`` on some of the patterns, (P,) bool."""
-    return np.eye(np.count_nonzero(chosen)) + kernel[np.ix_(chosen, chosen)] * tau[chosen]
+def _precision(kernel: NDArray, tau: NDArray, strong: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """``I + ΔC diag τ`` of one unit on its strong sites."""
+    return np.eye(np.count_nonzero(strong)) + kernel[np.ix_(strong, strong)] * tau[strong]
 
 
-def _log_det(kernel: NDArray, tau: NDArray, variance: NDArray) -> tuple[float, float]:
-    """Sign and logarithm of ``det(I + ΔC diag τ)`` of one unit, of weak sites to first order."""
-    strong = _is_strong(kernel, tau)
-    sign, log_det = np.linalg.slogdet(_precision(kernel, tau, strong))
-    return sign, log_det + np.sum((tau * variance)[~strong])
-
-
-def _covariances_by_tensors(kernel: Array, tau: Array) -> Array:
-    """`covariances` on a GPU, all units at once."""
-    import torch
-
-    return torch.linalg.solve(_precisions(kernel, tau), kernel[..., None, :, :].expand(*tau.shape, tau.shape[-1]))
-
-
-def _log_determinants_by_tensors(kernel: Array, tau: Array, variance: Array) -> tuple[Array, Array]:
-    """`log_determinants` on a GPU, all units at once."""
-    import torch
-
-    signs, logs = torch.linalg.slogdet(_precisions(kernel, tau))
-    return signs, logs + torch.where(_are_strong(kernel, tau), 0.0, tau * variance).sum(dim=-1)
-
-
-def _are_strong(kernel: Array, tau: Array) -> Array:
-    return tau.abs() * kernel.diagonal(dim1=-2, dim2=-1)[..., None, :] > _WEAK
-
-
-def _precisions(kernel: Array, tau: Array) -> Array:
-    """``I + ΔC diag τ_k`` (..., K, P, P) of the strong sites."""
-    precision = kernel[..., None, :, :] * tau.where(_are_strong(kernel, tau), 0.0)[..., None, :]
+def _precisions(kernel: Array, tau: Array, strong: Array) -> Array:
+    """``I + ΔC diag τ_k`` (..., K, P, P) of all units with their strong sites, as tensors."""
+    precision = kernel[..., None, :, :] * tau.where(strong, 0.0)[..., None, :]
     precision.diagonal(dim1=-2, dim2=-1).add_(1)
     return precision

@@ -198,7 +198,7 @@ def solve(
     Parameters
     ----------
     problem : Problem
-        Of one reference.
+        One reference.
     delta : float
         Prior variance Δ > 0.
     start : Point, optional

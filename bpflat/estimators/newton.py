@@ -1,7 +1,7 @@
 """Newton-Krylov: solve ``change(x) = 0`` by linear systems for the steps and a line search on the norm.
 
-Of one system by `newton_krylov`, of many that advance in step by `newton_krylov_together`.  Neither knows what the
-systems are about.
+`newton_krylov` treats one system, `newton_krylov_together` many that advance in step.  Neither knows what they are
+about.
 """
 
 from __future__ import annotations

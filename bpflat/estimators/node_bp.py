@@ -24,7 +24,7 @@ of sums: for inputs ±1 (x̂² = 1/N, P_ki = P_k) through the Gram matrix, and f
 
 A sweep is one evaluation of these equations.  Newton's linear systems are solved by GMRES, with differences of sweeps
 for the Jacobian.  What keeps GMRES short is the preconditioner: each hidden unit's own linear response
-``(I + (ΔC - diag q_k) diag Γ_k)⁻¹``, Cholesky-factored on the patterns that pull noticeably.  The coupling between
+``(I + (ΔC - diag q_k) diag Γ_k)⁻¹``, Cholesky-factored on the patterns that matter.  The coupling between
 hidden units and the response of the variances, which it leaves out, are GMRES's.
 """
 
@@ -54,7 +54,7 @@ _SCRATCH_BYTES = 64 << 20  # most for the terms of a sum over inputs that are no
 def solve(
     problem: Problem, delta: float, start: Point | None = None, *, tolerance: float = 1e-9, max_steps: int = 40
 ) -> Point:
-    """`bpflat.bp.solve_nodes` of one reference; messages are g and Γ (K, P)."""
+    """Find the fixed point of one reference as `bpflat.bp.solve_nodes` does, with messages g and Γ (K, P)."""
     return cavities.solve(equations(problem, delta), start, tolerance=tolerance, max_steps=max_steps)
 
 
@@ -103,33 +103,40 @@ class NodeEquations(CavityEquations):
     def solution(self, x: Array, extra: Sequence[Array]) -> Solution:
         """The Bethe free energy."""
         g, curvature, log_z, errors = extra
-        correction, excess = self.bethe(g, curvature)
-        return Solution(log_z - 0.5 * correction, excess, errors, np.ones(log_z.shape, bool), (g, curvature))
+        displacement, edges = self.bethe_sums(g, curvature)
+        gain = self.delta * self.added_precision(curvature)  # ΔP - 1
+        multiplicity = self.problem.inputs.n_inputs / gain.shape[-1]  # how many inputs each of its columns stands for
+        log_z = log_z - 0.5 * (displacement + multiplicity * _total(namespace(gain).log1p(gain))) + 0.5 * edges
+        excess = displacement - multiplicity * _total(gain / (1 + gain))
+        return Solution(log_z, excess, errors, np.ones(log_z.shape, bool), (g, curvature))
+
+    def precision(self, curvature: Array) -> Array:
+        """P of the weights."""
+        return 1 / self.delta + self.added_precision(curvature)
+
+    @abstractmethod
+    def added_precision(self, curvature: Array) -> Array:
+        """``Σ_μ x̂_i² Γ_kμ``."""
 
     @abstractmethod
     def self_response(self, curvature: Array) -> Array:
-        """``q_kμ = Σ_i x̂_i²/P_ki`` (..., K, P): what ω loses of its own pattern's pull."""
+        """``q_kμ = Σ_i x̂_i²/P_ki`` (..., K, P): the reaction of ω to its own pattern."""
 
     @abstractmethod
-    def bethe(self, g: Array, curvature: Array) -> tuple[Array, Array]:
-        """``2 (Σ_μ log Z_μ - log Z)`` and ``Σ (2d/Δ - 1)``, (...) each, at a fixed point."""
+    def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
+        """``Σ_ki δ_ki²/Δ`` and ``Σ_μki [b²(1 - a)/P_ki - log(1 - a)]``, (...) each."""
 
 
 class BinaryNodes(NodeEquations):
     """Inputs ±1: ``x̂² = 1/N``, so that P, of shape (..., K, 1), depends on the unit alone."""
 
-    def _gain(self, curvature):
-        """Δ P_k - 1."""
-        xp = namespace(curvature)
-        return self.delta * xp.sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
-
-    def _precision(self, curvature):
-        xp = namespace(curvature)
-        return 1 / self.delta + xp.sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
+    def added_precision(self, curvature: Array) -> Array:
+        """``Σ_μ Γ_kμ/N``."""
+        return namespace(curvature).sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
 
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """ω and V by one product with the Gram matrix."""
-        precision = self._precision(curvature)
+        precision = self.precision(curvature)
         cavity_precision = precision - curvature / self.problem.inputs.n_inputs
         u = g * (cavity_precision / precision)
         omega = self.problem.hidden + self.delta * (u @ self.problem.inputs.gram) - g / precision
@@ -137,25 +144,23 @@ class BinaryNodes(NodeEquations):
 
     def self_response(self, curvature: Array) -> Array:
         """``1/P_k`` for all patterns."""
-        return namespace(curvature).broadcast_to(1 / self._precision(curvature), curvature.shape)
+        return namespace(curvature).broadcast_to(1 / self.precision(curvature), curvature.shape)
 
-    def bethe(self, g: Array, curvature: Array) -> tuple[Array, Array]:
+    def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """As in `NodeEquations`."""
-        xp = namespace(g)
-        n_inputs, precision, gain = self.problem.inputs.n_inputs, self._precision(curvature), self._gain(curvature)
+        n_inputs, precision = self.problem.inputs.n_inputs, self.precision(curvature)
         a = curvature / (n_inputs * precision)
         u = g * (1 - a)
-        displacement = _total(self.delta * u * (u @ self.problem.inputs.gram))  # Σ δ²/Δ
-        own = _total(g * u / precision)
-        logs = n_inputs * (_total(xp.log1p(gain)) + _total(xp.log1p(-a)))
-        return displacement - own + logs, displacement - n_inputs * _total(gain / (1 + gain))
+        displacement = _total(self.delta * u * (u @ self.problem.inputs.gram))
+        return displacement, _total(g * u / precision - n_inputs * namespace(a).log1p(-a))
 
 
 class RealNodes(NodeEquations):
     """Any real inputs: O(KPN) a sweep, without memory for edges; P has shape (..., K, N)."""
 
-    def _precision(self, curvature):
-        return 1 / self.delta + curvature @ self.problem.inputs.squares
+    def added_precision(self, curvature: Array) -> Array:
+        """``Σ_μ x̂_i² Γ_kμ``."""
+        return curvature @ self.problem.inputs.squares
 
     def _displacement(self, g, curvature, precision):
         inputs = self.problem.inputs
@@ -163,24 +168,21 @@ class RealNodes(NodeEquations):
 
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """ω, and V, which is NaN, hence not allowed, where a term of it is not positive."""
-        inputs, precision = self.problem.inputs, self._precision(curvature)
+        inputs, precision = self.problem.inputs, self.precision(curvature)
         shift = self._displacement(g, curvature, precision) @ inputs.x.T
         omega = self.problem.hidden + shift - g * ((1 / precision) @ inputs.squares.T)
         return omega, cavity_variance(inputs.squares, precision, curvature)
 
     def self_response(self, curvature: Array) -> Array:
         """As in `NodeEquations`."""
-        return (1 / self._precision(curvature)) @ self.problem.inputs.squares.T
+        return (1 / self.precision(curvature)) @ self.problem.inputs.squares.T
 
-    def bethe(self, g: Array, curvature: Array) -> tuple[Array, Array]:
+    def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """As in `NodeEquations`."""
-        xp = namespace(g)
-        squares, precision = self.problem.inputs.squares, self._precision(curvature)
-        gain = self.delta * (curvature @ squares)  # Δ P_ki - 1
+        squares, precision = self.problem.inputs.squares, self.precision(curvature)
         displacement = _total(self._displacement(g, curvature, precision) ** 2 / self.delta)
         own = g**2 * ((1 / precision) @ squares.T) - g**2 * curvature * ((1 / precision**2) @ (squares**2).T)
-        logs = _total(xp.log1p(gain)) + log_cavity_ratio(squares, precision, curvature)
-        return displacement - _total(own) + logs, displacement - _total(gain / (1 + gain))
+        return displacement, _total(own) - log_cavity_ratio(squares, precision, curvature)
 
 
 def _total(values: Array) -> Array:
@@ -254,10 +256,10 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
 
     def apply(vectors: Array) -> Array:
         rows = xp.reshape(vectors, (-1, n_patterns))
-        pulled = xp.zeros_like(own)
+        moved = xp.zeros_like(own)
         for units, active, root, solve_matrices in blocks:
-            pulled[units, active] = root * solve_matrices(root * xp.astype(rows[units, active], xp.float32))
-        return xp.reshape(rows - pulled @ gram + own * pulled, vectors.shape)
+            moved[units, active] = root * solve_matrices(root * xp.astype(rows[units, active], xp.float32))
+        return xp.reshape(rows - moved @ gram + own * moved, vectors.shape)
 
     return apply
 
