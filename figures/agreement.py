@@ -29,7 +29,6 @@ from figures.panels import save_figure, save_table, save_text
 from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
 from figures.style import LOOKS, Look, use_style
 from figures.summary import FAR, NOISE, Minima, correlation_text, markdown, scalars
-from training.results import TrainedMinima
 from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results")
@@ -52,7 +51,7 @@ AXIS = {
 
 
 def solutions(experiments: Sequence[Experiment], results: Path, **sizes: int | None) -> tuple[list[Series], Minima]:
-    """All minima of the experiments' paper presets, and the scalars of those without training errors, each once.
+    """All minima of the experiments' paper presets and their scalars, each once.
 
     Parameters
     ----------
@@ -77,22 +76,16 @@ def solutions(experiments: Sequence[Experiment], results: Path, **sizes: int | N
             if not path.exists():
                 command = f"python -m figures.{experiment.name} --preset paper --results {folder}"
                 raise FileNotFoundError(f"{path} is not there; make it: {command}")
-        options = {"n_ep": preset.n_ep, "n_train": preset.n_train, "n_jobs": 1}
+        options = {"ep": preset.ep, "n_train": preset.n_train, "n_jobs": 1}
         series += collect(preset.apply(experiment.protocols), preset.restarts, folder, **options)
     series = [one for one in series if one.name != NO_DROPOUT]
-    minima = scalars(series)
-    return series, chosen(minima, ~np.isnan(minima.phi_far))
+    return series, scalars(series)
 
 
 def _needed(folder: Path, name: str, preset: Preset) -> Iterator[Path]:
-    """Files of the protocol `name`, the minima first; where none is a solution there are no local entropies."""
-    minima = folder / f"{name}.npz"
-    yield minima
-    yield folder / f"{name}-energy.npz"
-    if np.any(TrainedMinima.load(minima).train_error == 0):
-        yield folder / f"{name}-entropy.npz"
-        if preset.n_ep:
-            yield folder / f"{name}-entropy-ep.npz"
+    """Files of the protocol `name`, the minima first."""
+    for what in ("", "-energy", "-entropy", *(["-entropy-ep"] if preset.ep else [])):
+        yield folder / f"{name}{what}.npz"
 
 
 def chosen(minima: Minima, mask: NDArray[np.bool_]) -> Minima:
@@ -203,9 +196,10 @@ def report(series: Sequence[Series], minima: Minima) -> str:
     for x, y in (*PANELS, (PHI, BALANCED), (DELTA, BALANCED)):
         found = [correlation(part, x, y) for part in parts.values()]
         rows.append([x, y, *map(correlation_text, (*found, correlation(minima, x, y, within=True)))])
-    left_out = sum(len(one.minima.restart) for one in series) - len(minima.protocol)
-    note = f"""Spearman's ρ of minima without training errors (how many in brackets; {left_out} others are left out)
-        with a bootstrap interval ({INTERVAL}; restarts resampled within each algorithm and dropout) and a p-value that
+    with_errors = np.count_nonzero(np.concatenate([one.minima.train_error for one in series]))
+    note = f"""Spearman's ρ of minima (how many in brackets; {with_errors} of them make training errors, and their Φ
+        counts the weights that make no more) with a bootstrap
+        interval ({INTERVAL}; restarts resampled within each algorithm and dropout) and a p-value that
         takes minima as independent. Last column: ranks within each algorithm and dropout."""
     return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
 

@@ -6,12 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import matplotlib.pyplot as plt
-import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
 from figures.measures import Series, measure
@@ -27,7 +26,6 @@ from training.workers import SweepError, tidy
 Measured = TypeVar("Measured")
 N_TRAIN = 500  # the paper's training patterns
 SAMPLINGS = ("natural", "balanced")  # of the training patterns
-CHANGES = {"gamma1": "γ₁ = {:g} instead of {:g}", "schedule_speed": "β, ω, γ growing {:g} times as fast"}
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,8 @@ class Preset:
     ----------
     restarts : int
         Of each protocol.
-    changes : dict
-        Fields of a protocol that differ from the paper, by the protocol's name.
-    n_ep : int
-        Restarts of each whose local entropy is measured by expectation propagation too, for the table.
+    ep : bool
+        Whether the local entropy is measured by expectation propagation too, for the table.
     n_train : int
         Training patterns.
     max_epochs : int, optional
@@ -49,8 +45,7 @@ class Preset:
     """
 
     restarts: int
-    changes: dict[str, dict[str, float]] = field(default_factory=dict)
-    n_ep: int = 0
+    ep: bool = False
     n_train: int = N_TRAIN
     max_epochs: int | None = None
 
@@ -62,27 +57,23 @@ class Preset:
         return replace(self, **{name: size for name, size in sizes.items() if size is not None})
 
     def apply(self, protocols: Sequence[Protocol]) -> list[Protocol]:
-        """Return the protocols with the preset's changes."""
-        changed = [replace(p, **self.changes.get(p.name, {})) for p in protocols]
+        """Return the protocols with the preset's cap on the epochs."""
         if self.max_epochs is None:
-            return changed
-        return [replace(p, max_epochs=min(p.max_epochs, self.max_epochs)) for p in changed]
+            return list(protocols)
+        return [replace(p, max_epochs=min(p.max_epochs, self.max_epochs)) for p in protocols]
 
-    def shortened(self, protocols: Sequence[Protocol]) -> str:
-        """What differs from the paper, in a phrase; `protocols` without the changes."""
-        changes = ", ".join(
-            f"{p.label} with {CHANGES[key].format(value, getattr(p, key))}"
-            for p in protocols
-            for key, value in self.changes.get(p.name, {}).items()
-        )
-        schedules = f"schedules shortened: {changes}" if changes else "schedules of the paper"
-        return schedules if self.max_epochs is None else f"{schedules}; at most {self.max_epochs:,} epochs"
+    @property
+    def schedules(self) -> str:
+        """What is run of each protocol, in a phrase."""
+        capped = "" if self.max_epochs is None else f"; at most {self.max_epochs:,} epochs"
+        return f"schedules of the paper{capped}"
 
-    def note(self, protocols: Sequence[Protocol]) -> str:
-        """What was run, in one line; `protocols` without the changes."""
+    @property
+    def note(self) -> str:
+        """What was run, in one line."""
         bands = "Lines: means over restarts; bands: their central 68 %."
         patterns = "" if self.n_train == N_TRAIN else f" on {self.n_train:,} patterns"
-        return f"{self.restarts} restarts of each algorithm{patterns}; {self.shortened(protocols)}.  {bands}"
+        return f"{self.restarts} restarts of each algorithm{patterns}; {self.schedules}.  {bands}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +106,7 @@ def collect(
     restarts: int,
     folder: Path,
     *,
-    n_ep: int = 0,
+    ep: bool = False,
     n_train: int = N_TRAIN,
     device: str = "cpu",
     n_jobs: int = -1,
@@ -123,8 +114,6 @@ def collect(
     chunk: int | None = None,
 ) -> list[Series]:
     """Train and measure what `folder` does not hold yet, and read the rest.
-
-    Protocols of which every restart makes training errors have no local entropy.
 
     Parameters
     ----------
@@ -134,8 +123,8 @@ def collect(
         Of each.
     folder : Path
         Of all results.
-    n_ep : int
-        Restarts of each whose local entropy is measured by expectation propagation too.
+    ep : bool
+        Whether the local entropy is measured by expectation propagation too.
     n_train : int
         Training patterns.
     device : str
@@ -146,7 +135,7 @@ def collect(
     Raises
     ------
     ValueError
-        When `folder` holds results of another configuration or damaged files, or nothing reached zero training errors.
+        When `folder` holds results of another configuration or damaged files.
     SweepError
         When tasks or workers fail; see `training.workers.carry_out`.
     OSError
@@ -161,9 +150,7 @@ def collect(
         progress=StatusLine(interval=5.0, rewrite=False),  # several processes share stderr: a line now and then
         threads=1,
     )
-    if all(np.all(one.train_error > 0) for one in minima):
-        raise ValueError(f"no restart in {folder} reached zero training errors; train longer or on fewer patterns")
-    return measure(minima[::-1], folder, n_ep=n_ep, n_jobs=n_jobs, scheduler=scheduler, device=device)
+    return measure(minima[::-1], folder, ep=ep, n_jobs=n_jobs, scheduler=scheduler, device=device)
 
 
 def on_each_draw(measure_one: Callable[[str, int], Measured], n_draws: int, n_jobs: int) -> dict[str, list[Measured]]:
@@ -212,14 +199,14 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
             protocols,
             preset.restarts,
             folder,
-            n_ep=preset.n_ep,
+            ep=preset.ep,
             n_train=preset.n_train,
             device=arguments.device,
             n_jobs=arguments.jobs,
             scheduler=arguments.scheduler,
             chunk=arguments.chunk,
         )
-        figure = draw(series, experiment.looks, preset.note(experiment.protocols))
+        figure = draw(series, experiment.looks, preset.note)
         paths = [*save_figure(figure, folder, name), save_table(table(series), folder, name)]
         paths.append(save_text(report(series), folder / f"{name}.md"))
         tidy(paths)

@@ -15,9 +15,9 @@ FIG1 = Experiment(
     protocols=tuple(PROTOCOLS.values()),
     looks=LOOKS,
     presets={
-        "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 2e-3}, "esgd": {"schedule_speed": 2}}),
+        "quick": Preset(restarts=3),
         "long": Preset(restarts=10),
-        "paper": Preset(restarts=50, n_ep=20),
+        "paper": Preset(restarts=50, ep=True),
     },
 )
 

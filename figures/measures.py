@@ -33,18 +33,18 @@ class Series:
         For the legend.
     minima : TrainedMinima
         All restarts.
-    entropy : LocalEntropyCurve or None
-        Φ at `DISTANCES` around the restarts without training errors, if there are any.
+    entropy : LocalEntropyCurve
+        Φ at `DISTANCES` by belief propagation; around a restart that makes errors, of the weights that make no more.
     energy : LocalEnergyProfile
-        δE at `SIGMAS`, of all restarts.
+        δE at `SIGMAS`.
     entropy_ep : LocalEntropyCurve, optional
-        Φ at `DISTANCES_EP` by expectation propagation, around the first of the restarts without training errors.
+        Φ at `DISTANCES_EP` by expectation propagation.
     """
 
     name: str
     label: str
     minima: TrainedMinima
-    entropy: LocalEntropyCurve | None
+    entropy: LocalEntropyCurve
     energy: LocalEnergyProfile
     entropy_ep: LocalEntropyCurve | None = None
 
@@ -53,7 +53,7 @@ def measure(
     minima: Sequence[TrainedMinima],
     folder: Path,
     *,
-    n_ep: int = 0,
+    ep: bool = False,
     n_jobs: int = -1,
     scheduler: str | None = None,
     device: str = "cpu",
@@ -66,8 +66,8 @@ def measure(
         One of each protocol.
     folder : Path
         Of ``<protocol name>-entropy.npz``, ``-entropy-ep.npz`` and ``-energy.npz``.
-    n_ep : int
-        Restarts of each protocol that are measured by expectation propagation too.
+    ep : bool
+        Whether Φ is measured by expectation propagation too.
     n_jobs, scheduler
         Who computes the curves, see `training.workers.carry_out`.
     device : str
@@ -84,7 +84,7 @@ def measure(
     """
     share = partial(_entropies, minima, folder, n_jobs=n_jobs, scheduler=scheduler, device=device)
     entropies = share("entropy", DISTANCES)
-    by_ep = share("entropy-ep", DISTANCES_EP, method="ep", most=n_ep) if n_ep else [None] * len(minima)
+    by_ep = share("entropy-ep", DISTANCES_EP, method="ep") if ep else [None] * len(minima)
     return [
         Series(one.protocol.name, one.protocol.label, one, entropy, _energy(one, folder), ep)
         for one, entropy, ep in zip(minima, entropies, by_ep, strict=True)
@@ -109,29 +109,27 @@ def _entropies(
     distances: NDArray,
     *,
     method: str = "bp",
-    most: int | None = None,
     n_jobs: int,
     scheduler: str | None,
     device: str,
-) -> list[LocalEntropyCurve | None]:
-    """Φ around the (first `most`) solutions of every protocol, a few references a task; None where there are none."""
+) -> list[LocalEntropyCurve]:
+    """Φ around the minima of every protocol, a few references a task."""
     on_cpu = device == "cpu"
     options = {"distances": distances, "method": method, "device": None if on_cpu else device}
-    chosen = [np.flatnonzero(one.train_error == 0)[:most] for one in minima]
     paths = [folder / f"{one.protocol.name}-{what}.npz" for one in minima]
     tasks, parts = [], {}
-    for one, solved, path in zip(minima, chosen, paths, strict=True):
-        if not len(solved) or read(path, LocalEntropyCurve, one.reference[solved]) is not None:
+    for one, path in zip(minima, paths, strict=True):
+        if read(path, LocalEntropyCurve, one.reference) is not None:
             continue
-        weights = weights_of(one)[solved]
+        weights = weights_of(one)
         parts[path] = []
         size = REFERENCES if on_cpu else len(weights)
         for first in range(0, len(weights), size):
             some = weights[first : first + size]
             last = first + len(some) - 1
             parts[path].append(part_path(path, first, last))
-            if read(parts[path][-1], LocalEntropyCurve, one.reference[solved[first : last + 1]]) is None:
-                restarts = one.restart[solved[[first, last]]]
+            if read(parts[path][-1], LocalEntropyCurve, one.reference[first : last + 1]) is None:
+                restarts = one.restart[[first, last]]
                 label = f"{one.protocol.name}, Φ of restarts {restarts[0]} to {restarts[1]}"
                 tasks.append(Task(parts[path][-1], label, partial(_curves, some, one.data, **options)))
     for _ in carry_out(tasks, n_jobs=n_jobs if on_cpu else 1, scheduler=scheduler, bar=f"Φ by {method}"):
@@ -139,7 +137,7 @@ def _entropies(
     for path, its in parts.items():
         _joined([LocalEntropyCurve.load(part) for part in its]).save(path)
     tidy(paths)
-    return [LocalEntropyCurve.load(path) if len(solved) else None for solved, path in zip(chosen, paths, strict=True)]
+    return [LocalEntropyCurve.load(path) for path in paths]
 
 
 def _curves(weights: NDArray, data: dict, **options) -> LocalEntropyCurve:

@@ -33,8 +33,7 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
     """
     figure, (entropy, energy, test) = plt.subplots(1, 3, figsize=(7.0, 2.9))
     for one in series:
-        if one.entropy is not None:
-            _band(entropy, one.entropy.distance, one.entropy.phi, one, looks)
+        _band(entropy, one.entropy.distance, one.entropy.phi, one, looks)
         _band(energy, one.energy.sigma, one.energy.delta_error, one, looks)
     entropy.set(
         xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)", xlim=(0, None)
@@ -53,21 +52,17 @@ def draw(series: Sequence[Series], looks: dict[str, Look], note: str) -> Figure:
     _boxes(test, series, looks)
     for axes, letter in zip((entropy, energy, test), "abc", strict=True):
         axes.set_title(letter, loc="left", fontweight="bold")
-    lines = [line for text in (note, *_left_out(series)) for line in textwrap.wrap(text, width=140)]
+    lines = [line for text in (note, *_tolerated(series)) for line in textwrap.wrap(text, width=140)]
     figure.supxlabel("\n".join(lines), fontsize=6, color="0.35")
     return figure
 
 
-def _left_out(series: Sequence[Series]) -> Iterator[str]:
-    """Say which restarts have no local entropy because they make training errors."""
-    solved = [0 if one.entropy is None else len(one.entropy.phi) for one in series]
-    parts = [
-        f"{one.label} {n} of {len(one.minima.restart)}"
-        for one, n in zip(series, solved, strict=True)
-        if n < len(one.minima.restart)
-    ]
+def _tolerated(series: Sequence[Series]) -> Iterator[str]:
+    """Say how many restarts make training errors, and what their local entropy counts."""
+    with_errors = {one.label: np.count_nonzero(one.minima.train_error) for one in series}
+    parts = [f"{label} {n}" for label, n in with_errors.items() if n]
     if parts:
-        yield f"Local entropy of the restarts without training errors only: {', '.join(parts)}."
+        yield f"Restarts with training errors: {', '.join(parts)}; their local entropy allows as many."
 
 
 def _band(axes, x: NDArray, values: NDArray, one: Series, looks: dict[str, Look]) -> None:
@@ -107,9 +102,10 @@ def table(series: Sequence[Series]) -> Iterator[tuple]:
     """Rows of every plotted number: panel, series, what, restart, x, value."""
     yield "panel", "series", "quantity", "restart", "x", "value"
     for one in series:
-        curves = [("local energy", one.energy.sigma, one.energy.delta_error)]
-        if one.entropy is not None:
-            curves.insert(0, ("local entropy", np.nanmean(one.entropy.distance, axis=0), one.entropy.phi))
+        curves = [
+            ("local entropy", np.nanmean(one.entropy.distance, axis=0), one.entropy.phi),
+            ("local energy", one.energy.sigma, one.energy.delta_error),
+        ]
         for panel, x, values in curves:
             for at, column in zip(x, values.T, strict=True):
                 yield panel, one.name, "mean", "", f"{at:.6g}", f"{np.nanmean(column):.9g}"

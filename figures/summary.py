@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from figures.measures import Series
-from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
+from figures.statistics import INTERVAL, Correlation, Interval, centred_ranks, correlate
 
 NEAR, FAR = 0.05, 0.25  # distances of Φ
 NOISE = 0.5  # σ of δE
@@ -28,7 +28,7 @@ class Minima:
     train_error, test_error, test_error_balanced : ndarray of float
         Fractions.
     phi_near, phi_far : ndarray of float
-        Φ_LE by belief propagation at d = 0.05 and 0.25, nats per weight; NaN for minima with training errors.
+        Φ_LE by belief propagation at d = 0.05 and 0.25, nats per weight.
     phi_near_ep, phi_far_ep : ndarray of float
         The same by expectation propagation; NaN where it was not computed.
     delta_error : ndarray of float
@@ -56,14 +56,11 @@ def scalars(series: Sequence[Series]) -> Minima:
 
 def _scalars(one: Series) -> Minima:
     minima, n = one.minima, len(one.minima.restart)
-    solved = np.flatnonzero(minima.train_error == 0)
 
     def phi(curve, distance):
-        values = np.full(n, np.nan)
-        if curve is not None:
-            column = np.flatnonzero(np.isclose(np.nanmean(curve.distance, axis=0), distance, rtol=1e-6))[0]
-            values[solved[: len(curve.phi)]] = curve.phi[:, column]
-        return values
+        if curve is None:
+            return np.full(n, np.nan)
+        return curve.phi[:, np.flatnonzero(np.isclose(np.nanmean(curve.distance, axis=0), distance, rtol=1e-6))[0]]
 
     return Minima(
         protocol=np.full(n, one.name),
@@ -133,18 +130,14 @@ def correlation_table(series: Sequence[Series], seed: int = 0) -> str:
 def report(series: Sequence[Series]) -> str:
     """Both tables and how they are to be read, in Markdown."""
     return f"""{protocol_table(series)}
-Mean ± standard error over restarts; Φ in nats per weight, of the minima without training errors (EP: {_n_ep(series)}).
+Mean ± standard error over restarts; Φ in nats per weight.  Around a minimum with training errors Φ counts the weights
+that make no more.
 
 {correlation_table(series)}
-Over all minima without training errors: coefficient, bootstrap interval ({INTERVAL};
+Over all minima: coefficient, bootstrap interval ({INTERVAL};
 restarts resampled within each algorithm), and a p-value that takes minima as independent.  Last column: ranks taken
 within each algorithm, so that algorithms are not compared.
 """
-
-
-def _n_ep(series: Sequence[Series]) -> str:
-    n = [len(one.entropy_ep.phi) for one in series if one.entropy_ep is not None]
-    return f"the first {max(n)} of each" if n else "not computed"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -169,6 +162,13 @@ def mean_and_error(values: NDArray) -> str:
     if digits > MOST_DIGITS:
         return f"{mean:.1e} ± {error:.1e}".replace("-", "−")
     return f"{mean:,.{digits}f} ± {error:,.{digits}f}".replace("-", "−")
+
+
+def interval_text(found: Interval, form: str = ".3g") -> str:
+    """Mean and interval for people, numbers in the format `form`; a dash where they are not known."""
+    if np.isnan(found.low):
+        return "—"
+    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]".replace("-", "−")
 
 
 def correlation_text(found: Correlation) -> str:

@@ -61,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dropout", type=float, help="probability of dropping an input (default: 0)")
     p.add_argument("--reduction", choices=CHOICES["reduction"], help="of a minibatch's gradients (default: sum)")
     p.add_argument(
-        "--start", choices=CHOICES["start"], help="of the replicas of rSGD: drawn one by one, or all from the first"
+        "--start",
+        choices=CHOICES["start"],
+        help="of the replicas of rSGD: drawn one by one, or all from the first (default: equal)",
     )
     p.add_argument(
         "--pull",

@@ -228,7 +228,8 @@ _RSGD = {
     "beta1": 2e-4,
     "omega0": 0.5,
     "omega1": 1e-3,
-    "pull": "eta B gamma",  # the whole objective is summed over the minibatch: ends sooner, and at zero errors
+    "start": "equal",  # unit k means the same in all replicas, so that their mean is a machine like them
+    "pull": "eta B gamma",  # the whole objective is summed over the minibatch: ends at zero errors
     "stop": "distance",
     "tolerance": 1e-8,
 }
