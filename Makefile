@@ -29,8 +29,8 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig1 --preset paper --results figures/results/fig1-paper
 	$(BIN)/python -m figures.fig6 --preset paper --results figures/results/fig6-paper
 	$(BIN)/python -m figures.estimators
+	$(BIN)/python -m figures.conventions --draws 3
 	$(BIN)/python -m figures.draws
-	$(BIN)/python -m figures.readings
 	$(BIN)/python -m figures.published_resnets
 	$(BIN)/python -m figures.table1 --results figures/results/table1
 	$(BIN)/python -m figures.fig2 --results figures/results/table1 --rows smallconvnet-cifar10
@@ -41,9 +41,10 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-test  ## check style and formatting
+lint: $(VENV)/.installed-test  ## check style, formatting and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 format: $(VENV)/.installed-test  ## mend style and formatting where a program can
 	$(BIN)/python -m ruff check --fix .
@@ -56,7 +57,7 @@ data: $(VENV)/.installed  ## make the data file again (SOURCE=FOLDER: from files
 	$(BIN)/python data/builder/reduced_fashion_mnist.py $(if $(SOURCE),--source "$(SOURCE)",--download)
 
 clean:  ## remove the environment and what building left, but no results
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose interpreter is gone is made again from nothing; a stamp is set only after success, so that

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.timing import median_seconds, seconds, verdict
 from bpflat import local_entropy
-from figures.measures import DISTANCES, problem_of
-from training.results import TrainedMinima
+from figures.measure.measures import DISTANCES, problem_of
+from training.committee.results import TrainedMinima
 
 STORED = Path(__file__).parents[1] / "figures" / "results" / "fig6-paper" / "dropout-0.npz"
 PRESET = 250  # references of the paper preset

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing import median_seconds, verdict
-from training.deep_trainer import State, begin, train
-from training.images import Images, channel_statistics
+from training.deep.images import Images, channel_statistics
+from training.deep.recipes import find_recipe
+from training.deep.trainer import State, begin, train
 from training.randomness import augmentation_stream, minibatch_orders
-from training.recipes import find_recipe
 
 RECIPE = find_recipe("smallconvnet-cifar10", "baseline")
 ORDER = ("conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "flatten", "dense", "relu3", "output")
@@ -97,7 +97,7 @@ def epochs(images: Images) -> list[Callable[[], float]]:
 
 def losses(n_images: int) -> list[float]:
     """Loss of the first epoch of each."""
-    return [one() for one in epochs(noise(n_images))]
+    return [train_epoch() for train_epoch in epochs(noise(n_images))]
 
 
 def main(repeats: int = 9) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.reference import trained_reference
 from benchmarks.timing import median_seconds, verdict
-from bpflat.bp import make_nodes
-from bpflat.ep import solve_ep
+from bpflat.estimators import ep
+from bpflat.estimators.problem import Problem
 
 
 def main() -> None:
@@ -20,17 +20,15 @@ def main() -> None:
             np.linalg.cholesky(matrix)
 
     for name in ("sgd-fast", "sgd-slow", "rsgd-fast", "esgd"):
-        weights, patterns, labels = trained_reference(name)
-        nodes = make_nodes(weights, patterns)
-        problem = nodes.hidden, nodes.gram, labels, nodes.n_inputs
+        problem = Problem.of(*trained_reference(name))
         for before, delta in ((0.05, 0.1), (0.5, 1.0)):
-            start = solve_ep(*problem, before)
-            exact = solve_ep(*problem, delta, start=start, tolerance=1e-11)
-            quick = solve_ep(*problem, delta, start=start, tolerance=1e-6)
+            start = ep.solve(problem, before)
+            exact = ep.solve(problem, delta, start=start, tolerance=1e-11)
+            quick = ep.solve(problem, delta, start=start, tolerance=1e-6)
             assert quick.converged and abs(quick.phi / exact.phi - 1) < 1e-6, f"{name}: Φ is off"
 
             def point(problem=problem, delta=delta, start=start):
-                return solve_ep(*problem, delta, start=start, tolerance=1e-6)
+                return ep.solve(problem, delta, start=start, tolerance=1e-6)
 
             took, yardstick = median_seconds(point, factorisations, repeats=5, warmups=1)
             print(f"{name}, Δ = {delta}: {took:.2f} s")

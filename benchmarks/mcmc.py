@@ -6,19 +6,17 @@ import os
 
 from benchmarks.reference import trained_reference
 from benchmarks.timing import seconds, verdict
-from bpflat.bp import make_nodes
-from bpflat.mcmc import sample_log_z
+from bpflat.estimators import monte_carlo
+from bpflat.estimators.problem import Problem
 
 
 def main() -> None:
     """Sample once; the estimate must be one on which the chains agree."""
-    weights, patterns, labels = trained_reference()
-    nodes = make_nodes(weights, patterns)
-    problem = nodes.hidden, nodes.gram, labels, nodes.n_inputs
-    sample_log_z(*problem, 0.1, seed=1, n_samples=100)  # compiles
+    problem = Problem.of(*trained_reference())
+    monte_carlo.solve(problem, 0.1, seed=1, n_samples=100)  # compiles
     points = []
     took = seconds(
-        lambda: points.append(sample_log_z(*problem, 0.1, seed=0, n_samples=2000, n_jobs=os.cpu_count() or 1))
+        lambda: points.append(monte_carlo.solve(problem, 0.1, seed=0, n_samples=2000, n_jobs=os.cpu_count() or 1))
     )
     point = points[0]
     assert point.converged, f"the chains disagree: R-hat = {1 + point.residual:.2f}"

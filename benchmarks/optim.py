@@ -114,10 +114,10 @@ def compare(name: str, model: nn.Module, device: torch.device, repeats: int) -> 
 
 def check_against_loop(model: nn.Module, run) -> None:
     """Raise unless `EntropySGD` and the loop reach the same weights, without noise."""
-    one, other = copy.deepcopy(model), copy.deepcopy(model)
-    run([one], [entropy_sgd(one, 0.0)], 2 * L)
-    run([other], [LoopEntropySGD(other, 0.0)], 2 * L)
-    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+    a, b = copy.deepcopy(model), copy.deepcopy(model)
+    run([a], [entropy_sgd(a, 0.0)], 2 * L)
+    run([b], [LoopEntropySGD(b, 0.0)], 2 * L)
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
         if not torch.allclose(p, q, rtol=1e-3, atol=1e-4):
             raise AssertionError(f"EntropySGD and the loop differ by {(p - q).abs().max().item():.1e}")
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bpflat
-from training.results import TrainedMinima
+from training.committee.results import TrainedMinima
 
 STORED = Path(__file__).parents[1] / "figures" / "results" / "fig1-quick"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from benchmarks.reference import trained_reference
 from benchmarks.timing import median_seconds, verdict
 from bpflat.bp import make_nodes, output_node, solve_edges, solve_nodes
-from bpflat.bp.kernels import _edge_sweep
+from bpflat.estimators.kernels import _edge_sweep
+from bpflat.estimators.node_bp import equations
 
 DELTA = 0.1
 FASTEST_CPP = (23e6, 46e6)  # messages a second and core, of the best public code for binary weights
@@ -20,9 +23,11 @@ def main() -> None:
     point = solve_nodes(nodes, labels, DELTA)
     g, curvature = point.messages
 
+    at_delta = equations(replace(nodes, labels=labels), DELTA)
+    messages = [np.ascontiguousarray(m.T) for m in point.messages]
+
     def node_sweep():
-        omega, variance = nodes.cavity(DELTA, g, curvature)
-        return output_node(omega, variance, labels)
+        return at_delta.outputs(at_delta.flat(*at_delta.cavities_from(*messages)))
 
     x = patterns / np.sqrt(patterns.shape[1])
     shape = (*curvature.shape, patterns.shape[1])

@@ -1,6 +1,6 @@
 """How fast the batched trainer is: ``python -m benchmarks.trainer_rate``.
 
-For the reduced Fashion-MNIST (N = 784, K = 9, P = 500), all with one thread:
+The problem is the reduced Fashion-MNIST (N = 784, K = 9, P = 500), all with one thread:
 
 1. the speed of training in the span of the patterns over training in the inputs, for rSGD with 40 replicas (4
    restarts of 10) and for eSGD with 4 restarts, noise and all; both must reach the same weights after an epoch;
@@ -18,10 +18,10 @@ import itertools
 import math
 
 from training import randomness  # before torch: it settles how torch's threads wait
-from training.descent import SpanDescent
-from training.ensemble import Ensemble
-from training.problem import Problem, torch_threads
-from training.protocols import PROTOCOLS, Protocol
+from training.committee.descent import SpanDescent
+from training.committee.ensemble import Ensemble
+from training.committee.problem import Problem, torch_threads
+from training.committee.protocols import PROTOCOLS, Protocol
 
 # isort: split
 import numpy as np

@@ -2,8 +2,9 @@
 
 from bpflat import bp, committee
 from bpflat.datasets import load_reduced_fashion_mnist
-from bpflat.energy import LocalEnergyProfile, local_energy
-from bpflat.entropy import LocalEntropyCurve, local_entropy
+from bpflat.energy import local_energy
+from bpflat.entropy import local_entropy
+from bpflat.results import LocalEnergyProfile, LocalEntropyCurve
 
 __version__ = "0.1.0"
 

@@ -11,7 +11,7 @@ import numbers
 import os
 import sys
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,7 +58,7 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _unwrapped(values: object) -> object:
+def _unwrapped(values: Any) -> Any:
     """`values` with tensors as arrays, or a ValueError for what numpy would misread, even within lists."""
     if isinstance(values, list | tuple):
         return values if set(map(type, values)) <= _NUMBERS else [_unwrapped(value) for value in values]
@@ -135,8 +135,8 @@ def check_array(
     return array
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
-    return len(found) == len(wanted) and all(isinstance(w, str) or f == w for f, w in zip(found, wanted, strict=True))
+def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    return len(shape) == len(wanted) and all(isinstance(w, str) or n == w for n, w in zip(shape, wanted, strict=True))
 
 
 def check_weights(weights: ArrayLike, *, many: bool = True, zero_rows: bool = True) -> NDArray[np.float64]:
@@ -223,7 +223,7 @@ def check_grid(
 # --- numbers ------------------------------------------------------------------------------------
 
 
-def _number(value: object) -> object:
+def _number(value: Any) -> Any:
     """What a number of numpy, an array or a tensor without dimensions holds; other things as they are."""
     if isinstance(value, np.timedelta64 | np.ma.MaskedArray) or getattr(value, "ndim", None) != 0:
         return value
@@ -301,6 +301,11 @@ def check_count(name: str, value: int, *, at_least: int = 1, at_most: int = _MOS
     raise ValueError(f"{name} must be a whole number, {wanted}{reason}; got {shown(value)}")
 
 
+def check_n_samples(n_samples: int) -> int:
+    """Return `n_samples` as an int ≥ 2, or raise a ValueError that says what to mend."""
+    return check_count("n_samples", n_samples, at_least=2, why="for a standard error")
+
+
 def check_jobs(n_jobs: int) -> int:
     """Return the number of processes as joblib reads it: from 1 on, or -1 for one a core, -2 for one less and so on."""
     try:
@@ -338,9 +343,9 @@ def check_path(name: str, value: str | os.PathLike) -> str | os.PathLike:
     return value
 
 
-def check_axes(ax: Axes | None) -> Axes | None:
-    """Return `ax` if it is None or draws as matplotlib's Axes do."""
-    if ax is not None and not callable(getattr(ax, "fill_between", None)):
+def check_axes(ax: Axes) -> Axes:
+    """Return `ax` if it draws as matplotlib's Axes do."""
+    if not callable(getattr(ax, "fill_between", None)):
         raise ValueError(f"ax must be matplotlib Axes, not {shown(ax)}")
     return ax
 
@@ -352,8 +357,8 @@ def check_device(device: str | torch.device) -> torch.device:
     try:
         if not isinstance(device, str | torch.device):
             raise TypeError("it must be the name of one")
-        if (found := torch.empty(0, device=device).device).type != "meta":
-            return found
+        if (present := torch.empty(0, device=device).device).type != "meta":
+            return present
         reason = "it holds no numbers"
     except Exception as error:  # as the backends please
         reason = str(error).partition("\n")[0]
@@ -371,17 +376,3 @@ def check_seed(seed: int | np.random.SeedSequence | None) -> np.random.SeedSeque
     if seed is not None and not (_is_whole(number) and number >= 0):
         raise ValueError(f"seed must be None, an integer ≥ 0 or a SeedSequence, not {shown(seed)}")
     return np.random.SeedSequence(None if seed is None else int(number))
-
-
-def stream(seed: np.random.SeedSequence, *key: int) -> np.random.SeedSequence:
-    """Independent seed sequence of (seed, key): a descendant, as if by ``spawn`` in `seed` and its children.
-
-    Made by hand because ``spawn`` counts what it gave: a SeedSequence would not give the same one twice.
-    """
-    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key), pool_size=seed.pool_size)
-
-
-def spawn_streams(seed: int | np.random.SeedSequence | None, n: int) -> list[np.random.SeedSequence]:
-    """Return n seed sequences: the children that ``SeedSequence(seed).spawn`` gives first."""
-    seed = check_seed(seed)
-    return [stream(seed, r) for r in range(n)]

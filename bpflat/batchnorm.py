@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ Batch = TypeVar("Batch")
 
 
 @contextlib.contextmanager
-def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) -> Iterator[None]:
+def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple[Any, ...]]) -> Iterator[None]:
     """Within the block, `model` is in evaluation mode with BatchNorm statistics recomputed from `batches`.
 
     Means and variances are averaged over the batches with equal weights.  They are gathered as the model will be
@@ -62,7 +62,7 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple]) ->
                 buffer.copy_(before)
 
 
-def _inputs(batch: Tensor | tuple) -> Tensor:
+def _inputs(batch: Tensor | tuple[Any, ...]) -> Tensor:
     inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
     if not isinstance(inputs, Tensor):
         raise ValueError(f"batches must be tensors, or tuples that begin with one; found {shown(batch)}")

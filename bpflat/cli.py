@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_ene
 from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
+from bpflat.provenance import Provenance
 from bpflat.storage import read_npz
 
 WEIGHTS_HELP = """\
@@ -204,7 +207,7 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
     if not isinstance(arguments.model_options, dict):
         raise ValueError(f"--model-options must be a JSON object, not {arguments.model_options!r}")
     given = {name: getattr(arguments, name) for name in ("forward", "loss", "error")}
-    functions = {name: find(function) for name, function in given.items() if function is not None}
+    functions: dict[str, Any] = {name: find(function) for name, function in given.items() if function is not None}
     as_stored = {"forward", "loss"} <= functions.keys()
     return flatness.local_energy(
         make_model(arguments.factory, arguments.weights, arguments.model_options),
@@ -220,27 +223,27 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
 
 def _problem(arguments: argparse.Namespace):
     """Weights, patterns and labels that the command line names."""
-    found = read_npz(arguments.weights)
-    if "weights" not in found:
-        raise ValueError(f"{arguments.weights} lacks an array `weights`; it has {', '.join(found) or 'nothing'}")
-    data = read_npz(arguments.data) if arguments.data else found
+    stored = read_npz(arguments.weights)
+    if "weights" not in stored:
+        raise ValueError(f"{arguments.weights} lacks an array `weights`; it has {', '.join(stored) or 'nothing'}")
+    data = read_npz(arguments.data) if arguments.data else stored
     if "patterns" in data and "labels" in data:
-        return found["weights"], data["patterns"], data["labels"]
-    if arguments.data or check_weights(found["weights"]).shape[-1] != 784:
+        return stored["weights"], data["patterns"], data["labels"]
+    if arguments.data or check_weights(stored["weights"]).shape[-1] != 784:
         raise ValueError(f"{arguments.data or arguments.weights} lacks `patterns` and `labels`; name them by --data")
-    drawn = _draw_of(found)
+    drawn = _draw_of(stored)
     bundled = load_reduced_fashion_mnist(
         drawn.get("n_train", 500) if arguments.n_train is None else arguments.n_train,
         seed=drawn.get("data_seed", 0) if arguments.data_seed is None else arguments.data_seed,
         balanced=drawn.get("balanced", False),
     )
-    return found["weights"], bundled.train_patterns, bundled.train_labels
+    return stored["weights"], bundled.train_patterns, bundled.train_labels
 
 
-def _draw_of(found: dict[str, np.ndarray]) -> dict:
+def _draw_of(stored: dict[str, np.ndarray]) -> dict:
     """What minima know of the patterns that they were trained on; nothing where `data` is something else."""
     try:
-        drawn = json.loads(str(found.get("data", "")))
+        drawn = json.loads(str(stored.get("data", "")))
     except ValueError:
         return {}
     return drawn if isinstance(drawn, dict) else {}
@@ -248,16 +251,20 @@ def _draw_of(found: dict[str, np.ndarray]) -> dict:
 
 def _read(path: Path) -> LocalEntropyCurve | LocalEnergyProfile:
     kind = str(read_npz(path).get("kind", "unmarked"))
-    readers = {"local-entropy": LocalEntropyCurve, "local-energy": LocalEnergyProfile}
-    if kind not in readers:
-        raise ValueError(f"{path} is of kind {kind!r}; `bpflat info` reads {' and '.join(readers)}")
-    return readers[kind].load(path)
+    for result in (LocalEntropyCurve, LocalEnergyProfile):
+        if kind == result.kind:
+            return result.load(path)
+    raise ValueError(
+        f"{path} is of kind {kind!r}; `bpflat info` reads {LocalEntropyCurve.kind} and {LocalEnergyProfile.kind}"
+    )
 
 
 def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
     """Fields of a result in the types of JSON; NaN and infinity become null."""
 
     def plain(value):
+        if isinstance(value, Provenance):
+            return dataclasses.asdict(value)
         if isinstance(value, np.ndarray):
             return [plain(v) for v in value.tolist()] if value.ndim else plain(value.item())
         if isinstance(value, list):
@@ -270,27 +277,26 @@ def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
 
 def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
     """Lines for people: a block a reference, a row a point."""
-    entropy = isinstance(result, LocalEntropyCurve)
-    names = (
-        ("delta", "distance", "log_z", "phi", "std_error", "beta") if entropy else ("sigma", "delta_error", "std_error")
-    )
-    if not entropy and result.delta_loss is not None:
-        names += ("delta_loss", "loss_std_error")
-    main_array = result.phi if entropy else result.delta_error
-    columns = [
-        np.broadcast_to(getattr(result, name), main_array.shape).reshape(-1, main_array.shape[-1]) for name in names
-    ]
+    if isinstance(result, LocalEntropyCurve):
+        title = f"local entropy by {result.method}, {WEIGHED[result.measure]}"
+        names = ["delta", "distance", "log_z", "phi", "std_error", "beta"]
+        shape, n_failed = result.phi.shape, int(np.count_nonzero(~result.converged))
+    else:
+        title = "local energy"
+        names = ["sigma", "delta_error", "std_error"]
+        names += ["delta_loss", "loss_std_error"] if result.delta_loss is not None else []
+        shape, n_failed = result.delta_error.shape, 0
+    columns = [np.broadcast_to(getattr(result, name), shape).reshape(-1, shape[-1]) for name in names]
     widths = [max(12, len(name)) for name in names]
-    title = f"local entropy by {result.method}, {WEIGHED[result.measure]}" if entropy else "local energy"
     lines = []
     for r, error in enumerate(np.atleast_1d(result.train_error)):
         lines.append(f"{title}, reference {r}, training error {error:.2%}")
         lines.append(" ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
-        for i in range(main_array.shape[-1]):
+        for i in range(shape[-1]):
             row = zip(columns, widths, strict=True)
             lines.append(" ".join(f"{column[r, i]:{width}.5g}" for column, width in row))
-    if entropy and not result.converged.all():
-        lines.append(f"{np.count_nonzero(~result.converged)} points did not converge (nan)")
+    if n_failed:
+        lines.append(f"{n_failed} points did not converge (nan)")
     return "\n".join(lines)
 
 

@@ -15,17 +15,17 @@ def fingerprint(weights: NDArray[np.float64]) -> str:
     return hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]
 
 
-def preactivations(weights: NDArray, patterns: NDArray) -> NDArray:
+def preactivations(weights: NDArray[np.float64], patterns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Hidden pre-activations ``h_k = Σ_i w_ki x_i / √N``, shape (..., P, K), of checked arrays."""
     return patterns @ np.swapaxes(weights, -1, -2) / np.sqrt(patterns.shape[1])
 
 
-def vote(hidden: NDArray) -> NDArray[np.int8]:
+def vote(hidden: NDArray[np.float64]) -> NDArray[np.int8]:
     """Output ``sign Σ_k sign(h_k)`` of pre-activations (..., K), with sign(0) = +1; shape (...)."""
     return np.where(2 * np.count_nonzero(hidden >= 0, axis=-1) > hidden.shape[-1], 1, -1).astype(np.int8)
 
 
-def in_unit_range(weights: NDArray) -> NDArray:
+def in_unit_range(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Rows of `weights` (..., N), of any finite scale, times powers of two that bring largest entries into [1/2, 1).
 
     Nothing is rounded but entries below 1e-300 of the largest, so pre-activations keep their signs and ties stay ties.
@@ -33,11 +33,11 @@ def in_unit_range(weights: NDArray) -> NDArray:
     return np.ldexp(weights, -_exponents(weights))
 
 
-def _exponents(weights: NDArray) -> NDArray:
+def _exponents(weights: NDArray[np.float64]) -> NDArray[np.int32]:
     return np.frexp(np.abs(weights).max(axis=-1, keepdims=True))[1]
 
 
-def normalised(weights: NDArray) -> tuple[NDArray, NDArray]:
+def normalised(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Checked weights (..., K, N), of any finite scale, with rows rescaled to ``|w_k|² = N``, and their scales.
 
     The scales ``|w_k|/√N``, shape (..., K), times these rows are the weights.  A row of zeros stays one, at scale 1.
@@ -48,7 +48,7 @@ def normalised(weights: NDArray) -> tuple[NDArray, NDArray]:
     return rows / rms, np.ldexp(rms, _exponents(weights))[..., 0]
 
 
-def answers(weights: NDArray, patterns: NDArray) -> NDArray[np.int8]:
+def answers(weights: NDArray[np.float64], patterns: NDArray[np.float64]) -> NDArray[np.int8]:
     """Outputs, shape (..., P), of checked weights of any finite scale for checked patterns."""
     return vote(preactivations(in_unit_range(weights), patterns))
 
@@ -59,9 +59,9 @@ def predict(weights: ArrayLike, patterns: ArrayLike) -> NDArray[np.int8]:
     Parameters
     ----------
     weights : array_like, shape (K, N) or (R, K, N)
-        K odd.  The scale of a row does not matter; any finite one will do.
+        Machines with K odd.  The scale of a row does not matter; any finite one will do.
     patterns : array_like, shape (P, N)
-        Of sizes between 1e-70 and 1e70, or zeros.
+        Inputs x, of sizes between 1e-70 and 1e70, or zeros.
 
     Returns
     -------
@@ -78,7 +78,9 @@ def predict(weights: ArrayLike, patterns: ArrayLike) -> NDArray[np.int8]:
     return answers(weights, check_patterns(patterns, weights.shape[-1]))
 
 
-def error(weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, balanced: bool = False):
+def error(
+    weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, balanced: bool = False
+) -> float | NDArray[np.float64]:
     """Fraction of patterns that the committee machine gets wrong.
 
     Parameters
@@ -93,7 +95,7 @@ def error(weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, balance
     Returns
     -------
     float or ndarray of shape (R,)
-        In [0, 1].
+        A fraction in [0, 1].
 
     Raises
     ------

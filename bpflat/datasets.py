@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,14 +49,14 @@ def binarize_at_median(images: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.
     Parameters
     ----------
     images : array_like, shape (P, ...)
-        At least one pixel an image, in any units.
+        Pictures with at least one pixel each, in any units.
 
     Returns
     -------
     patterns : ndarray of int8, shape (P, N)
         +1 where a pixel is above the median of its image, else -1.
     medians : ndarray of float64, shape (P,)
-        In the units of `images`.
+        Medians, in the units of `images`.
     """
     images = np.atleast_2d(check_array("images", images))
     images = images.reshape(len(images), -1)
@@ -74,7 +75,7 @@ def load_reduced_fashion_mnist(
         How many of the 3,927 training patterns (344 dresses, 3,583 coats) to draw, without repetition.  None
         gives all of them, in the order of Fashion-MNIST.
     seed : int
-        Of the draw, from 0 to 2**32 - 1.  One seed gives the same patterns on every machine and with every
+        Seed of the draw, from 0 to 2**32 - 1.  One seed gives the same patterns on every machine and with every
         version of NumPy; without `balanced`, a smaller draw is the beginning of a larger one.
     balanced : bool
         Draw as many dresses as coats; `n_train` must then be even, and 688 at most.
@@ -110,7 +111,7 @@ def load_reduced_fashion_mnist(
     )
 
 
-def _draw(labels: NDArray, n_train: int | None, seed: int, balanced: bool) -> NDArray[np.intp]:
+def _draw(labels: NDArray[np.int8], n_train: int | None, seed: int, balanced: bool) -> NDArray[np.intp]:
     """Positions of the drawn patterns among the `labels` of the training split."""
     seed = check_count("seed", seed, at_least=0, at_most=2**32 - 1)
     balanced = check_flag("balanced", balanced)
@@ -134,16 +135,16 @@ def _draw(labels: NDArray, n_train: int | None, seed: int, balanced: bool) -> ND
 
 def _unpack(packed: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Bits (P, 98) to float64 ±1 (P, 784)."""
-    return 2.0 * np.unpackbits(packed, axis=1, count=N_INPUTS) - 1.0
+    return 2.0 * np.unpackbits(packed, axis=1, count=N_INPUTS).astype(np.float64) - 1.0
 
 
 def _candidates() -> tuple[Path, Path]:
-    """Where the data file may lie: in the package once installed, beside it in a checkout."""
+    """Paths where the data file may lie: in the package once installed, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     return package / "data" / FILE_NAME, package.parent / "data" / FILE_NAME
 
 
-def _read_data_file() -> dict[str, NDArray]:
+def _read_data_file() -> dict[str, NDArray[Any]]:
     """Read every array of the data file, after its checksum."""
     candidates = _candidates()
     path = next((path for path in candidates if path.is_file()), None)

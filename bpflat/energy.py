@@ -2,110 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-
-import joblib
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_axes, check_choice, check_count, check_grid, check_jobs, check_problem, spawn_streams
-from bpflat.bp.kernels import output_node
+from bpflat.arguments import check_choice, check_grid, check_jobs, check_n_samples, check_problem
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
-from bpflat.storage import load_result, save_result
+from bpflat.estimators.kernels import output_nodes
+from bpflat.parallel import over_processes
+from bpflat.provenance import Provenance
+from bpflat.randomness import spawn_streams
+from bpflat.results import LocalEnergyProfile
 
-_KIND = "local-energy"
+_Floats = NDArray[np.float64]
 _METHODS = ("sampling", "exact")
 _SCRATCH_BYTES = 16 << 20
 """Most memory for the noise and its pre-activations at once (but always room for one draw)."""
-
-
-@dataclass(frozen=True, eq=False)
-class LocalEnergyProfile:
-    """The local energy δE against the noise amplitude σ (eq. 4).
-
-    Attributes
-    ----------
-    sigma : ndarray, shape (S,)
-        Noise amplitudes σ, rising.
-    delta_error : ndarray, shape (S,) or (R, S)
-        ``δE(w, σ) = E_z E_train(w + σ z⊙w) − E_train(w)``, a fraction of patterns in [−1, 1].
-    std_error : ndarray, shape (S,) or (R, S)
-        Standard error of `delta_error` over the draws of the noise: sample deviation / √n_samples.  It is 0
-        also where no draw changed any output: that says no more than that δE is not far above
-        1/(n_samples · P).
-    train_error : float or ndarray of shape (R,)
-        ``E_train(w)``, without noise.
-    n_samples : int or ndarray of int, shape (S,)
-        Draws of z for each reference, at every σ or at each; 0 where the average was done exactly.
-    reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given, or that of `bpflat.flatness`.
-    train_loss : float, optional
-        Mean loss of w, without noise.  This and the next two are of `bpflat.flatness.local_energy` alone.
-    delta_loss : ndarray, shape (S,), optional
-        The same as `delta_error`, of the mean loss.
-    loss_std_error : ndarray, shape (S,), optional
-        Standard error of `delta_loss`.
-    """
-
-    sigma: NDArray[np.float64]
-    delta_error: NDArray[np.float64]
-    std_error: NDArray[np.float64]
-    train_error: float | NDArray[np.float64]
-    n_samples: int | NDArray[np.int64]
-    reference: str | NDArray[np.str_] = ""
-    train_loss: float | None = None
-    delta_loss: NDArray[np.float64] | None = None
-    loss_std_error: NDArray[np.float64] | None = None
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the profile to a ``.npz`` file, whole or not at all.
-
-        Raises
-        ------
-        OSError
-            When the folder cannot be written or the disk is full; `path` then holds what it held before.
-        """
-        save_result(path, _KIND, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> LocalEnergyProfile:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            When there is no such file.
-        ValueError
-            When the file is truncated, corrupted or of another kind.
-        """
-        return load_result(path, _KIND, cls)
-
-    def plot(self, ax=None, **line):
-        """Draw δE against σ, one line a reference, with a band of ± one standard error.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            By default the current one.
-        **line
-            Passed on to ``ax.plot`` (colour, label, …); a label marks the first line only.
-
-        Returns
-        -------
-        matplotlib Axes
-        """
-        import matplotlib.pyplot as plt
-
-        ax = plt.gca() if check_axes(ax) is None else ax
-        for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
-            (drawn,) = ax.plot(self.sigma, mean, **line)
-            ax.fill_between(self.sigma, mean - error, mean + error, color=drawn.get_color(), alpha=0.25, lw=0)
-            line.pop("label", None)
-        ax.set_xlabel(r"noise amplitude $\sigma$")
-        ax.set_ylabel(r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
-        return ax
 
 
 def local_energy(
@@ -147,7 +59,7 @@ def local_energy(
     Returns
     -------
     LocalEnergyProfile
-        With a leading axis R where `weights` have one.
+        Arrays with a leading axis R where `weights` have one.
 
     Raises
     ------
@@ -179,34 +91,33 @@ def local_energy(
     streams = spawn_streams(seed, 1 if weights.ndim == 2 else len(weights))
 
     references = in_unit_range(weights).reshape(-1, *weights.shape[-2:])
-    tasks = [
-        joblib.delayed(_of_one)(reference, patterns, labels, sigmas, method, n_samples, stream)
+    calls = [
+        (reference, patterns, labels, sigmas, method, n_samples, stream)
         for reference, stream in zip(references, streams, strict=True)
     ]
-    if n_jobs == 1 or len(tasks) == 1:
-        results = [function(*args, **options) for function, args, options in tasks]
-    else:
-        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):  # one BLAS thread a process
-            results = joblib.Parallel(n_jobs=n_jobs)(tasks)
+    results = over_processes(_rises, calls, n_jobs if len(calls) > 1 else 1)
     delta, std_error, train_error = (np.array(column) for column in zip(*results, strict=True))
-    if weights.ndim == 2:
-        delta, std_error, train_error = delta[0], std_error[0], float(train_error[0])
+    single = weights.ndim == 2
     return LocalEnergyProfile(
         sigma=sigmas,
-        delta_error=delta,
-        std_error=std_error,
-        train_error=train_error,
+        delta_error=delta[0] if single else delta,
+        std_error=std_error[0] if single else std_error,
+        train_error=float(train_error[0]) if single else train_error,
         n_samples=0 if method == "exact" else n_samples,
-        reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
+        reference=fingerprint(weights) if single else np.array([fingerprint(w) for w in weights]),
+        provenance=Provenance.here(),
     )
 
 
-def check_n_samples(n_samples: int) -> int:
-    """Return `n_samples` as an int ≥ 2, or raise a ValueError that says what to mend."""
-    return check_count("n_samples", n_samples, at_least=2, why="for a standard error")
-
-
-def _of_one(weights, patterns, labels, sigmas, method, n_samples, stream):
+def _rises(
+    weights: _Floats,
+    patterns: _Floats,
+    labels: _Floats,
+    sigmas: _Floats,
+    method: str,
+    n_samples: int,
+    stream: np.random.SeedSequence,
+) -> tuple[_Floats, _Floats, float]:
     """Mean (S,) and standard error (S,) of δE, and E_train(w), of one reference (K, N)."""
     if method == "exact":
         return _exact(weights, patterns, labels, sigmas)
@@ -216,7 +127,15 @@ def _of_one(weights, patterns, labels, sigmas, method, n_samples, stream):
 # --- by sampling --------------------------------------------------------------------------------
 
 
-def _sampled(weights, patterns, labels, sigmas, n_samples, rng, scratch_bytes=_SCRATCH_BYTES):
+def _sampled(
+    weights: _Floats,
+    patterns: _Floats,
+    labels: _Floats,
+    sigmas: _Floats,
+    n_samples: int,
+    rng: np.random.Generator,
+    scratch_bytes: int = _SCRATCH_BYTES,
+) -> tuple[_Floats, _Floats, float]:
     """Mean (S,) and standard error (S,) of δE over `n_samples` draws from `rng`, and E_train(w).
 
     All in float64: single precision would be 1.4 times faster, but rounds a few of the 10⁷ signs of a run
@@ -245,7 +164,9 @@ def _sampled(weights, patterns, labels, sigmas, n_samples, rng, scratch_bytes=_S
     return mean, np.sqrt(variance / n_samples), n_wrong / n_patterns
 
 
-def _error_counts(hidden, weights, patterns, positive, sigmas, z):
+def _error_counts(
+    hidden: _Floats, weights: _Floats, patterns: _Floats, positive: NDArray[np.bool_], sigmas: _Floats, z: _Floats
+) -> NDArray[np.int64]:
     """Number of wrong patterns of ``w + σ z⊙w``, shape (B, S), for draws z (B, K, N), which are overwritten.
 
     `hidden` (K, P) are the pre-activations without noise, `positive` (P,) says which labels are +1.
@@ -259,7 +180,9 @@ def _error_counts(hidden, weights, patterns, positive, sigmas, z):
 
 
 @numba.njit(cache=True)
-def _vote_and_count(hidden, noise, positive, sigmas, counts):
+def _vote_and_count(
+    hidden: _Floats, noise: _Floats, positive: NDArray[np.bool_], sigmas: _Floats, counts: NDArray[np.int64]
+) -> None:
     """Fill `counts` (B, S) with the number of patterns whose majority of ``sign(hidden + σ noise)`` is wrong.
 
     hidden (K, P), noise (B, K, P), positive (P,) bool, sigmas (S,); sign(0) = +1.  The innermost loops,
@@ -282,7 +205,7 @@ def _vote_and_count(hidden, noise, positive, sigmas, counts):
 # --- exactly ------------------------------------------------------------------------------------
 
 
-def _exact(weights, patterns, labels, sigmas):
+def _exact(weights: _Floats, patterns: _Floats, labels: _Floats, sigmas: _Floats) -> tuple[_Floats, _Floats, float]:
     """δE (S,) averaged exactly over z, zeros for its standard error (S,), and E_train(w).
 
     Only probabilities are added and multiplied, so without training errors a small δE is precise relatively.
@@ -300,6 +223,6 @@ def _exact(weights, patterns, labels, sigmas):
         if sigma > 0:
             with np.errstate(over="ignore"):  # the tiniest σ: ±∞ is right
                 signal = hidden / spread / sigma
-            flip = -np.expm1(output_node(signal, np.ones(signal.shape), answer)[2])
+            flip = -np.expm1(output_nodes(signal.T, np.ones(signal.T.shape), answer.astype(np.float64))[2])
             delta[s] = np.mean(np.where(right, flip, -flip))
     return delta, np.zeros(len(sigmas)), np.count_nonzero(~right) / len(labels)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from bpflat.arguments import (
-    check_axes,
     check_choice,
     check_count,
     check_device,
@@ -21,95 +19,23 @@ from bpflat.arguments import (
     check_grid,
     check_jobs,
     check_problem,
-    spawn_streams,
 )
-from bpflat.bp import edges, node_solver
-from bpflat.bp.nodes import nodes_of
-from bpflat.bp.routines import DELTAS, check_beta, check_tolerance
-from bpflat.committee import answers, fingerprint, normalised
-from bpflat.continuation import STRIDE, along_deltas, along_distances, run, run_together
-from bpflat.ep import solve_ep
-from bpflat.mcmc import sample_log_z
-from bpflat.point import Point
-from bpflat.storage import load_result, save_result
+from bpflat.bp import DELTAS, check_beta, check_tolerance
+from bpflat.committee import fingerprint
+from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
+from bpflat.estimators.continuation import STRIDE, Path, along_deltas, along_distances, run, run_together
+from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
+from bpflat.parallel import over_processes
+from bpflat.provenance import Provenance
+from bpflat.randomness import spawn_streams
+from bpflat.results import LocalEntropyCurve
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
+_Floats = NDArray[np.float64]
+_Follow = Callable[..., Path]  # a path along the grid, of `bpflat.estimators.continuation`
+_FIXED_POINTS: dict[str, Any] = {"bp": node_bp, "ep": ep}
 _CPU_BYTES = 2 << 30  # most that references that are solved together take
-
-
-@dataclass(frozen=True)
-class LocalEntropyCurve:
-    """Local entropy around one reference or R of them, one entry a point.
-
-    Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
-
-    Attributes
-    ----------
-    delta : ndarray
-        Variance Δ of the Gaussian prior around the reference.
-    distance : ndarray
-        ``d = |w' - w|²/(2KN)`` of the typical solution at that Δ; NaN where not converged.
-    log_z : ndarray
-        ``log Z(w, Δ)/(KN)``, nats per weight; NaN where not converged.
-    phi : ndarray
-        ``Φ_LE(w, d) ≤ 0``, nats per weight; NaN where not converged.
-    std_error : ndarray
-        Standard error of `phi`; NaN for methods that do not sample.
-    converged : ndarray of bool
-    n_iter : ndarray of int
-        Sweeps over all messages that the point took.
-    train_error : float or ndarray of shape (R,)
-        Fraction of training errors of the reference itself.
-    method : str
-    beta : ndarray
-        Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
-    reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given.
-    """
-
-    delta: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    log_z: NDArray[np.float64]
-    phi: NDArray[np.float64]
-    std_error: NDArray[np.float64]
-    converged: NDArray[np.bool_]
-    n_iter: NDArray[np.int64]
-    train_error: float | NDArray[np.float64]
-    method: str
-    beta: NDArray[np.float64]
-    reference: str | NDArray[np.str_] = ""
-
-    @property
-    def measure(self) -> str:
-        """Whose log fraction Φ is.
-
-        "count": of all w' that make no more errors than w (eq. 3).  "cost": the canonical quantity, in which w' weighs
-        ``e^{-β (E(w') - ⟨E⟩)}``, for a β that was given, or in files of version 0.1 balanced so that ⟨E⟩ is E(w).
-        """
-        return "cost" if np.isfinite(self.beta).any() else "count"
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the curve to `path` (.npz), atomically; raises OSError where it cannot be written."""
-        save_result(path, "local-entropy", self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> LocalEntropyCurve:
-        """Read what `save` wrote; raises ValueError where the file is damaged or of another kind."""
-        return load_result(path, "local-entropy", cls)
-
-    def plot(self, ax=None, **style):
-        """Draw Φ_LE against d, a line a reference, on matplotlib axes (new ones by default); returns the axes."""
-        if check_axes(ax) is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.figure().add_subplot()
-        for distance, phi, error in zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True):
-            if np.isnan(error).all():
-                ax.plot(distance, phi, **style)
-            else:
-                ax.errorbar(distance, phi, error, **style)
-        ax.set(xlabel=r"squared distance $d$", ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
-        return ax
 
 
 def local_entropy(
@@ -159,13 +85,13 @@ def local_entropy(
     tolerance : float
         Of the fixed point (see `bpflat.bp.solve_nodes`), at most 1e-3: Φ is good to about its square.
     n_samples, n_chains : int
-        For "mcmc": sweeps of a chain and number of chains (see `bpflat.mcmc.sample_log_z`).
+        For "mcmc": sweeps of a chain and number of chains (see `bpflat.estimators.monte_carlo`).
     n_jobs : int
         Worker processes over the references, as in joblib (-1: one a core), but not on a GPU; for "mcmc" with one
         reference, over its chains.  Results agree to rounding.
     device : str, optional
-        For "bp" and "ep": solve references together through torch, on "cuda" or "cpu" (see `bpflat.batch`); the
-        results are the same to the square of `tolerance`.  For tens of references and more.
+        For "bp" and "ep": solve references together through torch, on "cuda" or "cpu"; the results are the same to
+        the square of `tolerance`.  For tens of references and more.
     progress : bool
         Show a bar over the references on stderr.
 
@@ -198,32 +124,31 @@ def local_entropy(
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     device, progress = _check_device(device, method), check_flag("progress", progress)
     weights, patterns, labels = check_problem(weights, patterns, labels, zero_rows=False)
-    n_errors = np.count_nonzero(answers(weights, patterns) != labels, axis=-1)  # once: rescaled, a tie might turn
+    problem = Problem.of(weights.reshape(-1, *weights.shape[-2:]), patterns, labels, beta=beta)
+    n_errors = problem.n_errors
     if np.any(n_errors) and method == "bp-edge":
         raise ValueError(
             f"weights: {np.count_nonzero(n_errors)} of {n_errors.size} references make training errors (the first: "
             f"{np.flatnonzero(n_errors)[0]}), which messages on edges cannot allow; use another method"
         )
-    if distances is not None:
-        grid, follow = check_grid("distances", distances), along_distances
-    else:
+    follow: _Follow = along_deltas if distances is None else along_distances
+    if distances is None:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas, between=DELTAS)
-        follow = along_deltas
-    references = normalised(weights)[0].reshape(-1, *weights.shape[-2:])
-    problem = references, n_errors.reshape(-1), patterns, labels, grid, follow
-    options = {"method": method, "tolerance": tolerance, "beta": beta, "n_jobs": n_jobs}
-    if device is None:
-        curves = _curves_apart(*problem, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
-        curves = _curves_together(*problem, device=device, **options)
-    bar = tqdm(curves, total=len(references), desc=f"Φ by {method}", unit="reference", disable=not progress)
+        grid = check_grid("distances", distances)
+    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "n_jobs": n_jobs}
+    if device is None:
+        curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
+    else:
+        curves = _curves_together(problem, grid, follow, device=device, **options)
+    bar = tqdm(curves, total=n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
     points = list(bar)
     shape, train_error = (*weights.shape[:-2], len(grid)), n_errors / len(labels)
 
-    def collect(value: Callable, dtype=np.float64):
+    def collect(value: Callable[[Point], Any], dtype: type = np.float64) -> NDArray[Any]:
         return np.array([[value(p) for p in curve] for curve in points], dtype=dtype).reshape(shape)
 
-    def if_converged(name: str):
+    def if_converged(name: str) -> _Floats:
         return collect(lambda p: getattr(p, name) if p.converged else np.nan)
 
     return LocalEntropyCurve(
@@ -234,10 +159,11 @@ def local_entropy(
         std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
-        train_error=float(train_error) if weights.ndim == 2 else train_error,
+        train_error=float(train_error[0]) if weights.ndim == 2 else train_error,
         method=method,
         beta=if_converged("beta"),
         reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
+        provenance=Provenance.here(),
     )
 
 
@@ -247,78 +173,73 @@ def _check_device(device: str | None, method: str) -> str | None:
         return None
     if method not in ("bp", "ep"):
         raise ValueError(f"device is for the methods 'bp' and 'ep', not {method!r}; leave it out")
-    found = check_device(device)
-    if found.type not in ("cpu", "cuda"):
+    checked = check_device(device)
+    if checked.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be a CPU or a CUDA GPU, for double precision, not {device!r}")
-    return str(found)
+    return str(checked)
 
 
 def _curves_apart(
-    references, n_errors, patterns, labels, grid, follow, *, seed, n_jobs, **options
+    problem: Problem, grid: _Floats, follow: _Follow, *, seed: int | None, n_jobs: int, **options: Any
 ) -> Iterator[list[Point]]:
-    """All points of each of the references (R, K, N), over processes."""
-    inner, outer = (n_jobs, 1) if len(references) == 1 else (1, n_jobs)
-    streams = spawn_streams(seed, len(references))
-    with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=outer, return_as="generator")(
-            delayed(_curve)(w, e, patterns, labels, grid, follow, seed=stream, n_jobs=inner, **options)
-            for w, e, stream in zip(references, n_errors, streams, strict=True)
-        )
+    """All points of each of R references, over processes."""
+    n_references = len(problem.hidden)
+    inner, outer = (n_jobs, 1) if n_references == 1 else (1, n_jobs)
+    streams = spawn_streams(seed, n_references)
+    calls = ((problem.take(r), grid, follow, stream) for r, stream in enumerate(streams))
+    yield from over_processes(partial(_curve, n_jobs=inner, **options), calls, outer)
 
 
 def _curve(
-    weights, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, n_samples, n_chains, seed, n_jobs
+    problem: Problem,
+    grid: _Floats,
+    follow: _Follow,
+    seed: np.random.SeedSequence,
+    *,
+    method: str,
+    tolerance: float,
+    n_samples: int,
+    n_chains: int,
+    n_jobs: int,
 ) -> list[Point]:
-    """All points of one reference (K, N), rows of norm √N, that makes n_errors training errors."""
+    """All points of one reference."""
     if method == "bp-edge":
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(edges.solve, weights, patterns, labels, tolerance=tolerance))
-    nodes = nodes_of(weights, patterns)
-    options = {"n_errors": int(n_errors), "beta": beta}
-    pre_activations = nodes.hidden, nodes.gram, labels, nodes.n_inputs
-    if method == "bp":
-        solve = partial(node_solver.solve, nodes, labels, tolerance=tolerance, **options)
-    else:
-        solve = partial(solve_ep, *pre_activations, tolerance=tolerance, **options)
+        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance))
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
-        deltas = grid if follow is along_deltas else [p.delta for p in run(follow(grid), solve)]
-        options |= {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
-        streams = spawn_streams(seed, len(deltas))
-        return [sample_log_z(*pre_activations, d, seed=s, **options) for d, s in zip(deltas, streams, strict=True)]
-    return run(follow(grid), solve)
+        deltas: Sequence[float] = grid.tolist()
+        if follow is along_distances:
+            deltas = [p.delta for p in run(follow(grid), partial(ep.solve, problem, tolerance=tolerance))]
+        sample = partial(monte_carlo.solve, problem, n_samples=n_samples, n_chains=n_chains, n_jobs=n_jobs)
+        return [sample(d, seed=s) for d, s in zip(deltas, spawn_streams(seed, len(deltas)), strict=True)]
+    return run(follow(grid), partial(_FIXED_POINTS[method].solve, problem, tolerance=tolerance))
 
 
 def _curves_together(
-    references, n_errors, patterns, labels, grid, follow, *, device, n_jobs, **options
+    problem: Problem, grid: _Floats, follow: _Follow, *, device: str, n_jobs: int, **options: Any
 ) -> Iterator[list[Point]]:
-    """All points of each of the references (R, K, N), in families that fit the device, on a CPU over processes."""
-    most = max(1, _room(device) // _bytes_of(options["method"], references.shape[1], len(patterns)))
+    """All points of each of R references, as many together as fit the device, on a CPU over processes."""
+    n_references, n_hidden, n_patterns = problem.hidden.shape
+    most = max(1, _room(device) // _bytes_of(options["method"], n_hidden, n_patterns))
     n_jobs = effective_n_jobs(n_jobs) if device == "cpu" else 1
-    n_parts = max(n_jobs, -(-len(references) // (most // n_jobs or 1)))
-    parts = [part for part in np.array_split(np.arange(len(references)), n_parts) if len(part)]
-    with parallel_config("loky", inner_max_num_threads=1):
-        families = Parallel(n_jobs=n_jobs, return_as="generator")(
-            delayed(_family)(references[part], n_errors[part], patterns, labels, grid, follow, device=device, **options)
-            for part in parts
-        )
-        for curves in families:
-            yield from curves
+    n_parts = max(n_jobs, -(-n_references // (most // n_jobs or 1)))
+    parts = [part for part in np.array_split(np.arange(n_references), n_parts) if len(part)]
+    calls = ((problem.take(part), grid, follow) for part in parts)
+    for curves in over_processes(partial(_group, device=device, **options), calls, n_jobs):
+        yield from curves
 
 
-def _family(
-    references, n_errors, patterns, labels, grid, follow, *, method, tolerance, beta, device
+def _group(
+    problem: Problem, grid: _Floats, follow: _Follow, *, method: str, tolerance: float, device: str
 ) -> list[list[Point]]:
-    """All points of R references (R, K, N) that are solved together."""
-    import torch
+    """All points of R references that are solved together."""
+    on_device = problem.on(device)
 
-    from bpflat.batch import make_family, solve_family
+    def solve(rows: Sequence[int], deltas: Sequence[float], starts: Sequence[Point | None]) -> list[Point]:
+        members = on_device.take(np.array(rows))
+        return _FIXED_POINTS[method].solve_together(members, deltas, starts, tolerance=tolerance)
 
-    family = make_family(method, references, patterns, labels, n_errors=n_errors, beta=beta, device=device)
-
-    def solve(rows, deltas, starts):
-        return solve_family(family.take(torch.tensor(rows, device=device)), deltas, starts, tolerance=tolerance)
-
-    return run_together([follow(grid) for _ in references], solve)
+    return run_together([follow(grid) for _ in problem.hidden], solve)
 
 
 def _room(device: str) -> int:

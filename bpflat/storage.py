@@ -6,19 +6,24 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bpflat.arguments import check_path
+from bpflat.provenance import Provenance
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` only when the block ends without an exception.
 
     Parameters
@@ -36,8 +41,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     ValueError
         When `path` cannot be the name of a file.
     OSError
-        With the path and what to do, when the folder cannot be written or the disk is full;
-        `path` then holds what it held before.
+        When the folder cannot be written or the disk is full; the message names the path and the mend, and `path`
+        holds what it held before.
     """
     path = Path(check_path("path", path))
     temporary = None
@@ -62,31 +67,31 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
-def discard_temporaries(folder: str | os.PathLike, pattern: str) -> None:
+def discard_temporaries(folder: str | os.PathLike[str], pattern: str) -> None:
     """Delete what killed writers left in `folder` of files whose names match the glob `pattern`."""
     for temporary in Path(folder).glob(f".{pattern}.*.part"):
         temporary.unlink(missing_ok=True)
 
 
-def save_npz(path: str | os.PathLike, kind: str, **arrays: object) -> None:
-    """Write `arrays` and the mark `kind` to a compressed ``.npz`` file, atomically.
+def save_npz(path: str | os.PathLike[str], kind: str, **values: object) -> None:
+    """Write arrays of `values` and the mark `kind` to a compressed ``.npz`` file, atomically.
 
     Raises
     ------
     OSError
-        As `atomic_write`.
+        Whatever `atomic_write` raises.
     ValueError
-        When one of `arrays` is not of numbers or text (None, say): it could not be read back without pickle.
+        When one of `values` is not of numbers or text (None, say): it could not be read back without pickle.
     """
-    arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    for name, value in arrays.items():
-        if value.dtype.hasobject:
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in values.items()}
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
             raise ValueError(f"{name} cannot be stored: an array of Python objects; use numbers or text")
     with atomic_write(path) as file:
         np.savez_compressed(file, kind=np.array(kind), **arrays)
 
 
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """Read every array of an ``.npz`` file of numbers and text.
 
     Raises
@@ -104,7 +109,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
 
 
-def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def load_npz(path: str | os.PathLike[str], kind: str, names: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
     """Read every array of a file written by `save_npz`.
 
     Parameters
@@ -123,27 +128,99 @@ def load_npz(path: str | os.PathLike, kind: str, names: tuple[str, ...] = ()) ->
         When the file is truncated, corrupted, of another kind, or lacks one of `names`.
     """
     arrays = read_npz(path)
-    found = str(arrays.pop("kind", "unmarked"))
-    if found != kind:
-        raise ValueError(f"{path} holds a result of kind {found!r}, not {kind!r}; check the file name")
+    stored_kind = str(arrays.pop("kind", "unmarked"))
+    if stored_kind != kind:
+        raise ValueError(f"{path} holds a result of kind {stored_kind!r}, not {kind!r}; check the file name")
     missing = sorted(set(names) - set(arrays))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it was made by another version: make it again")
     return arrays
 
 
-def save_result(path: str | os.PathLike, kind: str, result: object) -> None:
-    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it."""
+def save_result(path: str | os.PathLike[str], kind: str, result: Any) -> None:
+    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it.
+
+    A `Provenance` is written as JSON.
+    """
     values = {field.name: getattr(result, field.name) for field in fields(result)}
-    save_npz(path, kind, **{name: value for name, value in values.items() if value is not None})
+    plain = {name: value.to_json() if isinstance(value, Provenance) else value for name, value in values.items()}
+    save_npz(path, kind, **{name: value for name, value in plain.items() if value is not None})
 
 
-def load_result(path: str | os.PathLike, kind: str, cls: type[Result]) -> Result:
+def load_result(path: str | os.PathLike[str], kind: str, cls: type[Result]) -> Result:
     """Read what `save_result` wrote; fields that are not there keep their default.
 
     Raises what `load_npz` raises: fields without a default must be there.
     """
-    required = tuple(field.name for field in fields(cls) if field.default is MISSING)
-    arrays = load_npz(path, kind, required)
-    known = {field.name for field in fields(cls)}
-    return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items() if name in known})
+    of_class = fields(cls)  # type: ignore[arg-type]
+    arrays = load_npz(path, kind, tuple(field.name for field in of_class if _is_required(field)))
+    known = {field.name: arrays[field.name] for field in of_class if field.name in arrays}
+    values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in known.items()}
+    if "provenance" in values:
+        try:
+            values["provenance"] = Provenance.from_json(values["provenance"])
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}; make it again") from error
+    return cls(**values)
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+class StoredResult:
+    """Base of results that are frozen dataclasses of arrays, numbers and text: files and comparison.
+
+    Two results are equal if they are of one class and hold the same numbers and text, NaN being equal to NaN;
+    fields declared with ``compare=False``, such as the provenance, do not count.
+
+    Attributes
+    ----------
+    kind : str
+        Mark of the files of a class.
+    """
+
+    kind: ClassVar[str]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a ``.npz`` file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            Missing parent folders are made.
+
+        Raises
+        ------
+        OSError
+            When the folder cannot be written or the disk is full; `path` then holds what it held before.
+        ValueError
+            When `path` cannot be the name of a file.
+        """
+        save_result(path, self.kind, self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote, by this version or an earlier one.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        ValueError
+            When the file is truncated, corrupted or of another kind.
+        """
+        return load_result(path, cls.kind, cls)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        compared = (field.name for field in fields(self) if field.compare)  # type: ignore[arg-type]
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in compared)
+
+    __hash__ = None  # type: ignore[assignment]  # as of arrays
+
+
+def _equal(value: object, other: object) -> bool:
+    a, b = np.asarray(value), np.asarray(other)
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f")

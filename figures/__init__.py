@@ -1,1 +1,1 @@
-"""Scripts that regenerate the paper's figures: ``python -m figures.fig1``."""
+"""The figures: a script for each, `program` for their command line, `measure` for numbers, `draw` for pictures."""

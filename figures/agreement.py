@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,31 +17,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from figures.experiment import Experiment, Preset, add_size_options, collect, sizes_from
-from figures.fig1 import FIG1
-from figures.fig6 import FIG6
-from figures.fig7 import NOISE as NOISE_DEEP
-from figures.fig7 import correlations, levels_of, look_of, place_of
-from figures.measures import Series
-from figures.networks import Network, load_networks
-from figures.panels import save_figure, save_table, save_text
-from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
-from figures.style import LOOKS, Look, use_style
-from figures.summary import FAR, NOISE, Minima, correlation_text, markdown, scalars
-from training.results import TrainedMinima
-from training.workers import SweepError
+from figures.draw.networks import levels_of, look_of
+from figures.draw.style import DROPOUT_LOOKS, SERIES_LOOKS, add_letters
+from figures.draw.tables import correlation_text, signed, with_note
+from figures.measure.experiment import PAPER, WITH_DROPOUT, Preset, collect
+from figures.measure.measures import Series
+from figures.measure.networks import NOISE as NOISE_DEEP
+from figures.measure.networks import Network, correlations, load_networks, place_of
+from figures.measure.statistics import INTERVAL, Correlation, centred_ranks, correlate
+from figures.measure.summary import FAR, NOISE, Minima, scalars
+from figures.program import Output, add_size_options, run_program, sizes_from
+from training.committee.protocols import PROTOCOLS, Protocol
 
 RESULTS = Path(__file__).with_name("results")
 NO_DROPOUT = "dropout-0"  # of Fig. 6: the minima of SGD fast in Fig. 1
-DROPOUT_LOOKS = {
-    "dropout-0.1": Look("#D8A6C4", "P", ""),
-    "dropout-0.3": Look("#CC79A7", "X", ""),
-    "dropout-0.5": Look("#99507A", "p", ""),
-    "dropout-0.7": Look("#5C2547", "h", ""),
-}
 
 PHI, DELTA, TEST, BALANCED = f"Φ({FAR:g})", f"δE({NOISE:g})", "test error", "balanced test error"
-COLUMNS = {PHI: "phi_far", DELTA: "delta_error", TEST: "test_error", BALANCED: "test_error_balanced"}
+FIELDS = {PHI: "phi_far", DELTA: "delta_error", TEST: "test_error", BALANCED: "test_error_balanced"}
 PANELS = ((PHI, DELTA), (PHI, TEST), (DELTA, TEST))
 AXIS = {
     PHI: rf"$-\Phi_{{\mathrm{{LE}}}}$ at $d = {FAR:g}$ (nats/weight)",
@@ -51,48 +42,43 @@ AXIS = {
 }
 
 
-def solutions(experiments: Sequence[Experiment], results: Path, **sizes: int | None) -> tuple[list[Series], Minima]:
-    """All minima of the experiments' paper presets, and the scalars of those without training errors, each once.
+def solutions(stored: Path, preset: Preset = PAPER) -> tuple[list[Series], Minima]:
+    """All minima of Figs. 1 and 6 and their scalars, each once.
 
     Parameters
     ----------
-    experiments : sequence of Experiment
-    results : Path
-        Holds a folder ``<experiment name>-paper`` of each.
-    **sizes
-        Of the presets, where they are others; see `figures.experiment.Preset.resized`.
+    stored : Path
+        Holds the folders ``fig1-paper`` and ``fig6-paper``.
+    preset : Preset
+        Sizes of both.
 
     Raises
     ------
     FileNotFoundError
         Something is not stored: nothing is trained or measured here.
     ValueError
-        As `figures.experiment.collect`.
+        As `figures.measure.experiment.collect`.
     """
-    series = []
-    for experiment in experiments:
-        preset = experiment.presets["paper"].resized(**sizes)
-        folder = results / f"{experiment.name}-paper"
-        for path in (path for protocol in experiment.protocols for path in _needed(folder, protocol.name, preset)):
-            if not path.exists():
-                command = f"python -m figures.{experiment.name} --preset paper --results {folder}"
-                raise FileNotFoundError(f"{path} is not there; make it: {command}")
-        options = {"n_ep": preset.n_ep, "n_train": preset.n_train, "n_jobs": 1}
-        series += collect(preset.apply(experiment.protocols), preset.restarts, folder, **options)
-    series = [one for one in series if one.name != NO_DROPOUT]
-    minima = scalars(series)
-    return series, chosen(minima, ~np.isnan(minima.phi_far))
+    fig1 = _read("fig1", PROTOCOLS.values(), stored, preset)
+    fig6 = _read("fig6", WITH_DROPOUT, stored, preset)
+    series = [*fig1, *(measured for measured in fig6 if measured.name != NO_DROPOUT)]
+    return series, scalars(series)
 
 
-def _needed(folder: Path, name: str, preset: Preset) -> Iterator[Path]:
-    """Files of the protocol `name`, the minima first; where none is a solution there are no local entropies."""
-    minima = folder / f"{name}.npz"
-    yield minima
-    yield folder / f"{name}-energy.npz"
-    if np.any(TrainedMinima.load(minima).train_error == 0):
-        yield folder / f"{name}-entropy.npz"
-        if preset.n_ep:
-            yield folder / f"{name}-entropy-ep.npz"
+def _read(figure: str, protocols: Collection[Protocol], stored: Path, preset: Preset) -> list[Series]:
+    """Minima of one figure and their measures."""
+    folder = stored / f"{figure}-paper"
+    for path in (path for protocol in protocols for path in _needed(folder, protocol.name)):
+        if not path.exists():
+            command = f"python -m figures.{figure} --preset paper --results {folder}"
+            raise FileNotFoundError(f"{path} is not there; make it: {command}")
+    return collect(preset.apply(protocols), preset.restarts, folder, n_train=preset.n_train, n_jobs=1)
+
+
+def _needed(folder: Path, name: str) -> Iterator[Path]:
+    """Files of the protocol `name`, the minima first."""
+    for what in ("", "-energy", "-entropy"):
+        yield folder / f"{name}{what}.npz"
 
 
 def chosen(minima: Minima, mask: NDArray[np.bool_]) -> Minima:
@@ -114,11 +100,11 @@ def subsets(minima: Minima) -> dict[str, Minima]:
 
 
 def correlation(minima: Minima, x: str, y: str, *, within: bool = False, seed: int = 0) -> Correlation:
-    """Rank correlation of two measures, keys of `COLUMNS`; `within` takes ranks within each algorithm."""
-    values = [getattr(minima, COLUMNS[name]) for name in (x, y)]
+    """Rank correlation of two measures, keys of `FIELDS`; `within` takes ranks within each algorithm."""
+    values = [getattr(minima, FIELDS[name]) for name in (x, y)]
     kind = "spearman"
     if within:
-        values, kind = [centred_ranks(column, minima.protocol) for column in values], "pearson"
+        values, kind = [centred_ranks(each, minima.protocol) for each in values], "pearson"
     return correlate(*values, minima.protocol, kind=kind, rng=np.random.default_rng(seed))
 
 
@@ -131,20 +117,19 @@ def draw(series: Sequence[Series], minima: Minima, networks: Sequence[Network]) 
         deep(panels.flat[3], networks)
     else:
         panels.flat[3].remove()
-    for axes, letter in zip(panels.flat if networks else panels.flat[:3], "abcd", strict=False):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters(panels.flat if networks else panels.flat[:3])
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.2)
     return figure
 
 
 def scatter(axes: Axes, series: Sequence[Series], minima: Minima, x: str, y: str) -> None:
-    """One point a minimum; flatter is further left (and lower, in the first panel)."""
-    looks = LOOKS | DROPOUT_LOOKS
-    for one in series:
-        here = chosen(minima, minima.protocol == one.name)
-        color, marker, _ = looks[one.name]
-        label = f"SGD fast, dropout {one.name.removeprefix('dropout-')}" if one.name in DROPOUT_LOOKS else one.label
+    """Draw a point for each minimum; flatter is further left (and lower, in the first panel)."""
+    for measured in series:
+        name = measured.name
+        here = chosen(minima, minima.protocol == name)
+        color, marker, _ = SERIES_LOOKS[name]
+        label = f"SGD fast, dropout {name.removeprefix('dropout-')}" if name in DROPOUT_LOOKS else measured.label
         axes.plot(
             _shown(here, x),
             _shown(here, y),
@@ -158,17 +143,13 @@ def scatter(axes: Axes, series: Sequence[Series], minima: Minima, x: str, y: str
     axes.set(xlabel=AXIS[x], ylabel=AXIS[y], xscale="log", yscale="log" if y == DELTA else "linear")
     of_all, within = (correlation(minima, x, y, within=within) for within in (False, True))
     sign = -1 if x == PHI else 1  # −Φ is drawn
-    text = f"Spearman {_signed(sign * of_all.value)}; within an algorithm {_signed(sign * within.value)}"
+    text = f"Spearman {signed(sign * of_all.value)}; within an algorithm {signed(sign * within.value)}"
     axes.set_title(text, fontsize=7, loc="right")
-
-
-def _signed(value: float) -> str:
-    return "—" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 
 def _shown(minima: Minima, name: str) -> NDArray[np.float64]:
     """Values as the axes have them."""
-    return {PHI: -1, TEST: 100}.get(name, 1) * getattr(minima, COLUMNS[name])
+    return {PHI: -1, TEST: 100}.get(name, 1) * getattr(minima, FIELDS[name])
 
 
 def deep(axes: Axes, networks: Sequence[Network]) -> None:
@@ -186,13 +167,13 @@ def deep(axes: Axes, networks: Sequence[Network]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     axes.legend(loc="upper right", ncols=2, columnspacing=1.0)
-    found = correlations(networks)
-    rank, within = (found[kind][s].value for kind in ("spearman", "batch"))
+    by_kind = correlations(networks)
+    rank, within = (by_kind[kind][s].value for kind in ("spearman", "batch"))
     axes.set(
         xlabel=rf"local energy $\delta E_{{\mathrm{{train}}}}$ at $\sigma = {networks[0].sigma[s]:g}$",
         ylabel=AXIS[TEST],
     )
-    text = f"Spearman {_signed(rank)}; at equal batch size {_signed(within)}"
+    text = f"Spearman {signed(rank)}; at equal batch size {signed(within)}"
     axes.set_title(text, fontsize=7, loc="right")
 
 
@@ -201,19 +182,19 @@ def report(series: Sequence[Series], minima: Minima) -> str:
     parts = subsets(minima)
     rows = [["between", "and", *(f"{name} ({len(part.protocol)})" for name, part in parts.items()), "within each"]]
     for x, y in (*PANELS, (PHI, BALANCED), (DELTA, BALANCED)):
-        found = [correlation(part, x, y) for part in parts.values()]
-        rows.append([x, y, *map(correlation_text, (*found, correlation(minima, x, y, within=True)))])
-    left_out = sum(len(one.minima.restart) for one in series) - len(minima.protocol)
-    note = f"""Spearman's ρ of minima without training errors (how many in brackets; {left_out} others are left out)
-        with a bootstrap interval ({INTERVAL}; restarts resampled within each algorithm and dropout) and a p-value that
-        takes minima as independent. Last column: ranks within each algorithm and dropout."""
-    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
+        over_all = [correlation(part, x, y) for part in parts.values()]
+        rows.append([x, y, *map(correlation_text, (*over_all, correlation(minima, x, y, within=True)))])
+    note = f"""Spearman's ρ of minima (how many in brackets; {np.count_nonzero(minima.train_error)} of all make training
+        errors, and their Φ counts the weights that make no more) with a bootstrap interval ({INTERVAL}; restarts
+        resampled within each algorithm and dropout) and a p-value that takes minima as independent. Last column: ranks
+        within each algorithm and dropout."""
+    return with_note(rows, note)
 
 
 def table(minima: Minima, networks: Sequence[Network]) -> Iterator[tuple]:
-    """One row a minimum."""
+    """Measures of every minimum and network, after the names of the columns."""
     yield "network", "series", "restart", PHI, DELTA, "test_error", "balanced_test_error"
-    columns = (getattr(minima, column) for column in COLUMNS.values())
+    columns = (getattr(minima, name) for name in FIELDS.values())
     for name, restart, *values in zip(minima.protocol, minima.restart, *columns, strict=True):
         yield "committee machine", name, restart, *(f"{value:.6g}" for value in values)
     for network in networks:
@@ -221,28 +202,25 @@ def table(minima: Minima, networks: Sequence[Network]) -> Iterator[tuple]:
         yield "vgg-like", network.name, network.seed, "", f"{delta:.6g}", f"{network.test_error:.6g}", ""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.agreement", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
     parser.add_argument("--stored", type=Path, default=RESULTS, help="folder of fig1-paper, fig6-paper and fig7")
     parser.add_argument("--results", type=Path, default=RESULTS / "agreement", help="folder of the picture")
     add_size_options(parser)
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        series, minima = solutions((FIG1, FIG6), arguments.stored, **sizes_from(arguments))
-        deep_folder = arguments.stored / "fig7"
-        networks = load_networks(deep_folder) if any(deep_folder.glob("*.npz")) else []
-        text = report(series, minima)
-        paths = [*save_figure(draw(series, minima, networks), arguments.results, "agreement")]
-        paths.append(save_table(table(minima, networks), arguments.results, "agreement"))
-        paths.append(save_text(text, arguments.results / "agreement.md"))
-    except (ValueError, OSError, SweepError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close("all")
-    print(text, "picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Draw what is stored."""
+    series, minima = solutions(arguments.stored, PAPER.resized(**sizes_from(arguments)))
+    deep_folder = arguments.stored / "fig7"
+    networks = load_networks(deep_folder) if any(deep_folder.glob("*.npz")) else []
+    figure = draw(series, minima, networks)
+    return Output(arguments.results, table(minima, networks), figure, report(series, minima))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program("agreement", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How far belief propagation is off: Φ_LE of one minimum of each algorithm by BP, EP and Monte Carlo.
 
-``python -m figures.estimators`` measures the first minimum without training errors of each protocol among the stored
-results of Fig. 1's quick preset, keeps the curves, and draws; a second call only draws.
+``python -m figures.estimators`` measures the first minimum of each protocol among the stored results of Fig. 1's quick
+preset, keeps the curves, and draws; a second call only draws.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,11 +20,11 @@ from matplotlib.lines import Line2D
 
 import bpflat
 from bpflat import LocalEntropyCurve
-from figures.measures import problem_of, stored, weights_of
-from figures.panels import save_figure, save_table
-from figures.style import LOOKS, use_style
-from training.protocols import PROTOCOLS
-from training.results import TrainedMinima
+from figures.draw.style import LOOKS, add_letters
+from figures.measure.measures import problem_of, stored, weights_of
+from figures.program import Output, run_program
+from training.committee.protocols import PROTOCOLS
+from training.committee.results import TrainedMinima
 
 RESULTS = Path(__file__).with_name("results")
 DISTANCES = np.array([0.005, 0.01, 0.025, 0.05, 0.1, 0.15])
@@ -39,24 +40,19 @@ def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: i
     Parameters
     ----------
     minima : Path
-        Folder of the trained minima; the first restart without training errors is used.
+        Folder of the trained minima; the first restart of each protocol is used.
     folder : Path
     n_samples : int
         Sweeps of a Monte Carlo chain.
     n_jobs : int
         Processes of the Monte Carlo chains.
 
-    Returns
-    -------
-    dict
-        Without the protocols of which every restart makes training errors.
-
     Raises
     ------
     FileNotFoundError
         When minima are not stored: nothing is trained here.
     ValueError
-        When all minima make training errors, those without were stored without weights, or a file is damaged.
+        When minima were stored without weights, or a file is damaged.
     OSError
         When `folder` cannot be written.
     """
@@ -66,26 +62,19 @@ def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: i
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there; make it: python -m figures.fig1 --results {minima}")
         trained = TrainedMinima.load(path)
-        first = np.flatnonzero(trained.train_error == 0)[:1]
-        if not len(first):
-            print(f"{name}: every restart makes training errors; left out", file=sys.stderr, flush=True)
-            continue
-        problem = problem_of(trained.data)
         curves[name] = {}
         for method in METHODS:
-
-            def compute(method=method, first=first, trained=trained, problem=problem, name=name):
-                print(f"{name}: {METHODS[method]}", file=sys.stderr, flush=True)
-                weights = weights_of(trained)[first]
-                options = {"seed": 0, "n_samples": n_samples, "n_jobs": n_jobs} if method == "mcmc" else {}
-                return bpflat.local_entropy(weights, *problem, distances=DISTANCES, method=method, **options)
-
-            curves[name][method] = stored(
-                folder / f"{name}-{method}.npz", LocalEntropyCurve, trained.reference[first], compute
-            )
-    if not curves:
-        raise ValueError(f"all minima in {minima} make training errors; train longer")
+            options = {"seed": 0, "n_samples": n_samples, "n_jobs": n_jobs} if method == "mcmc" else {}
+            path, compute = folder / f"{name}-{method}.npz", partial(_curve, trained, method, **options)
+            curves[name][method] = stored(path, LocalEntropyCurve, trained.reference[:1], compute)
     return curves
+
+
+def _curve(trained: TrainedMinima, method: str, **options: int) -> LocalEntropyCurve:
+    """Φ around the first restart at `DISTANCES`."""
+    print(f"{trained.protocol.name}: {METHODS[method]}", file=sys.stderr, flush=True)
+    weights = weights_of(trained)[:1]
+    return bpflat.local_entropy(weights, *problem_of(trained.data), distances=DISTANCES, method=method, **options)
 
 
 def draw(curves: Curves) -> Figure:
@@ -116,12 +105,12 @@ def draw(curves: Curves) -> Figure:
     values.set(ylabel=r"local entropy $\Phi_{\mathrm{LE}}$ (nats/weight)")
     ratios.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     ratios.set(ylabel=r"$\Phi_{\mathrm{LE}}$ over that of Monte Carlo")
-    for axes, letter in ((values, "a"), (ratios, "b")):
+    for axes in (values, ratios):
         axes.set(
             xlabel=r"squared distance $d$", xscale="log", xticks=DISTANCES, xticklabels=[f"{d:g}" for d in DISTANCES]
         )
         axes.minorticks_off()
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((values, ratios))
     by_method = [
         Line2D([], [], color="0.3", linestyle="--", label="BP"),
         Line2D([], [], color="0.3", linestyle="-", label="EP"),
@@ -144,28 +133,25 @@ def table(curves: Curves) -> Iterator[tuple]:
                     yield name, method, f"{d:.6g}", f"{delta:.6g}", f"{phi:.9g}", f"{error:.3g}", bool(converged)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.estimators", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
     parser.add_argument("--minima", type=Path, default=RESULTS / "fig1-quick", help="folder of trained minima")
     parser.add_argument("--results", type=Path, default=RESULTS / "estimators", help="folder of curves and pictures")
     parser.add_argument(
         "--n-samples", type=int, default=N_SAMPLES, help=f"sweeps of a new Monte Carlo chain (default: {N_SAMPLES})"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of the Monte Carlo chains")
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        curves = measure(arguments.minima, arguments.results, n_samples=arguments.n_samples, n_jobs=arguments.jobs)
-        figure = draw(curves)
-        folder = arguments.results
-        paths = [*save_figure(figure, folder, "estimators"), save_table(table(curves), folder, "estimators")]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close(figure)
-    print("picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Measure what is missing, and draw."""
+    curves = measure(arguments.minima, arguments.results, n_samples=arguments.n_samples, n_jobs=arguments.jobs)
+    return Output(arguments.results, table(curves), draw(curves))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program("estimators", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,20 @@
 """
 
 import sys
+from dataclasses import replace
 
-from figures.experiment import Experiment, Preset, main
-from figures.style import LOOKS
-from training.protocols import PROTOCOLS
+from figures.measure.experiment import PAPER, Preset
+from figures.program import Experiment, main
+from training.committee.protocols import PROTOCOLS
 
 FIG1 = Experiment(
     name="fig1",
     description=__doc__,
     protocols=tuple(PROTOCOLS.values()),
-    looks=LOOKS,
     presets={
-        "quick": Preset(restarts=5, changes={"rsgd-slow": {"gamma1": 2e-3}, "esgd": {"schedule_speed": 2}}),
+        "quick": Preset(restarts=3),
         "long": Preset(restarts=10),
-        "paper": Preset(restarts=50, n_ep=20),
+        "paper": replace(PAPER, ep=True),
     },
 )
 

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.panels import save_figure, save_table
-from figures.style import LOOKS, use_style
-from figures.table1 import load_runs
-from training.deep_results import DeepRun
-from training.recipes import COLUMNS, LABELS, RECIPES
+from figures.draw.style import DEEP_LOOKS
+from figures.draw.tables import counted
+from figures.measure.deep_runs import grouped, load_runs
+from figures.program import Output, add_rows_option, add_runs_option, run_program
+from training.deep.recipes import COLUMNS, LABELS
+from training.deep.results import DeepRun
 
 ROWS = ("resnet18-cifar10", "resnet50-tiny-imagenet")
-COLUMN_LOOKS = {
-    "baseline": LOOKS["sgd-fast"],
-    "rsgd": LOOKS["rsgd-fast"],
-    "esgd": LOOKS["esgd"],
-    "rsgd-y": LOOKS["rsgd-slow"],
-}
+
+Groups = Mapping[tuple[str, str], Sequence[DeepRun]]  # seeds, by network and algorithm
 
 
 def data_epochs(run: DeepRun) -> np.ndarray:
@@ -45,84 +41,72 @@ def averaged(runs: Sequence[DeepRun]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     ValueError
         When the runs have not the same scale, images, network and evaluated epochs.
     """
-    for one in runs[1:]:
-        same = all(getattr(one, n) == getattr(runs[0], n) for n in ("epochs", "epochs_scale", "n_train"))
-        if not same or one.configuration["recipe"] != runs[0].configuration["recipe"]:
+    first, *others = runs
+    for run in others:
+        same = all(getattr(run, n) == getattr(first, n) for n in ("epochs", "epochs_scale", "n_train"))
+        if not same or run.configuration["recipe"] != first.configuration["recipe"]:
             raise ValueError(
-                f"runs of {one.row} {one.column} differ in their scale, images or recipe, so they cannot be averaged; "
+                f"runs of {run.row} {run.column} differ in their scale, images or recipe, so they cannot be averaged; "
                 "keep them in different folders"
             )
-    errors = 100 * np.array([one.curve("test_error") for one in runs])
+    errors = 100 * np.array([run.curve("test_error") for run in runs])
     evaluated = np.isfinite(errors).all(axis=0)
-    spread = errors.std(axis=0, ddof=1) if len(runs) > 1 else np.full(errors.shape[1], np.nan)
-    return data_epochs(runs[0])[evaluated], errors.mean(axis=0)[evaluated], spread[evaluated]
+    spread = errors.std(axis=0, ddof=1) if others else np.full(errors.shape[1], np.nan)
+    return data_epochs(first)[evaluated], errors.mean(axis=0)[evaluated], spread[evaluated]
 
 
-def series(runs: Sequence[DeepRun]) -> dict[tuple[str, str], list[DeepRun]]:
-    """Group runs by row and column."""
-    groups: dict[tuple[str, str], list[DeepRun]] = {}
-    for one in runs:
-        groups.setdefault((one.row, one.column), []).append(one)
-    return groups
-
-
-def draw(groups: dict[tuple[str, str], list[DeepRun]], rows: Sequence[str]) -> Figure:
-    """One panel a row; what was run is said in its title."""
-    figure, panels = plt.subplots(1, len(rows), figsize=(4.2 * len(rows), 3.4), squeeze=False)
-    for axes, row in zip(panels[0], rows, strict=True):
-        for column in COLUMNS:
-            if (row, column) not in groups:
+def draw(groups: Groups, networks: Sequence[str]) -> Figure:
+    """One panel a network; what was run is said in its title."""
+    figure, panels = plt.subplots(1, len(networks), figsize=(4.2 * len(networks), 3.4), squeeze=False)
+    for axes, network in zip(panels[0], networks, strict=True):
+        for algorithm in COLUMNS:
+            if (network, algorithm) not in groups:
                 continue
-            runs, look = groups[row, column], COLUMN_LOOKS[column]
+            runs, look = groups[network, algorithm], DEEP_LOOKS[algorithm]
             epochs, mean, spread = averaged(runs)
-            label = f"{LABELS[column]} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+            label = f"{LABELS[algorithm]} ({counted(len(runs), 'seed')})"
             axes.plot(epochs, mean, color=look.color, linestyle=look.linestyle, label=label)
             if len(runs) > 1:
                 axes.fill_between(epochs, mean - spread, mean + spread, color=look.color, alpha=0.2, linewidth=0)
-        one = next(runs[0] for (name, _), runs in groups.items() if name == row)
-        axes.set_title(f"{row}: {one.n_train:,} images, {one.epochs_scale:.0%} of the epochs", fontsize="small")
+        first = next(runs[0] for (name, _), runs in groups.items() if name == network)
+        axes.set_title(f"{network}: {first.n_train:,} images, {first.epochs_scale:.0%} of the epochs", fontsize="small")
         axes.set_xlabel("epochs (× y for rSGD, × L for eSGD)")
         axes.set_ylabel("test error (%)")
         axes.legend()
     return figure
 
 
-def numbers(groups: dict[tuple[str, str], list[DeepRun]], rows: Sequence[str]) -> Iterator[tuple]:
-    """Rows of every plotted number."""
+def table(groups: Groups, networks: Sequence[str]) -> Iterator[tuple]:
+    """Every plotted number, after the names of the columns."""
     yield "row", "column", "seeds", "epochs", "mean test error (%)", "standard deviation"
-    for (row, column), runs in groups.items():
-        if row in rows:
-            for epoch, mean, spread in zip(*averaged(runs), strict=True):
-                yield row, column, len(runs), f"{epoch:.6g}", f"{mean:.6g}", f"{spread:.6g}"
+    for (network, algorithm), runs in groups.items():
+        if network in networks:
+            for numbers in zip(*averaged(runs), strict=True):
+                yield network, algorithm, len(runs), *(f"{value:.6g}" for value in numbers)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
+    add_runs_option(parser)
+    add_rows_option(parser)
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Draw the curves of the networks that are asked for."""
+    groups = grouped(load_runs(arguments.results), lambda run: (run.row, run.column))
+    saved = list(dict.fromkeys(network for network, _ in groups))
+    networks = arguments.rows or [network for network in ROWS if network in saved] or saved
+    missing = [network for network in networks if network not in saved]
+    if missing or not networks:
+        raise ValueError(
+            f"no saved runs of {', '.join(missing) or 'any row'} in {arguments.results}; see figures.table1"
+        )
+    return Output(arguments.results, table(groups, networks), draw(groups, networks))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.fig2", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--results", type=Path, default=Path("runs/table1"), help="folder of the runs and the picture")
-    parser.add_argument(
-        "--rows", nargs="+", choices=RECIPES, metavar="ROW", help="(default: the paper's, else all saved)"
-    )
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        groups = series(load_runs(arguments.results))
-        saved = list(dict.fromkeys(row for row, _ in groups))
-        rows = arguments.rows or [row for row in ROWS if row in saved] or saved
-        missing = [row for row in rows if row not in saved]
-        if missing or not rows:
-            raise ValueError(
-                f"no saved runs of {', '.join(missing) or 'any row'} in {arguments.results}; see figures.table1"
-            )
-        figure = draw(groups, rows)
-        paths = [*save_figure(figure, arguments.results, "fig2")]
-        paths.append(save_table(numbers(groups, rows), arguments.results, "fig2"))
-        plt.close(figure)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("picture and numbers:", *paths, sep="\n  ")
-    return 0
+    return run_program("fig2", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -9,44 +9,30 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+from figures.draw.profiles import draw_evolutions, table
+from figures.measure.profiles import load_profiles
+from figures.program import Output, add_runs_option, run_program
+from training.deep.recipes import RECIPES
 
-from figures.profiles import Profiles, draw_evolution, draw_final, load_profiles, save_all
-from figures.style import use_style
-from training.recipes import RECIPES
-
-
-def draw(found: Sequence[Profiles]) -> Figure:
-    """The evolution of each algorithm on common axes, then all final configurations."""
-    n = len(found)
-    figure, panels = plt.subplots(1, n + 1, figsize=(2.4 * (n + 1), 3.6))
-    for axes in panels[1:-1]:
-        axes.sharey(panels[0])
-    for axes, profiles in zip(panels[:-1], found, strict=True):
-        draw_evolution(axes, profiles)
-    draw_final(panels[-1], found, "final configurations")
-    return figure
+ROW = "resnet18-cifar10"
 
 
-def main(argv: Sequence[str] | None = None, *, name: str = "fig3", row: str = "resnet18-cifar10") -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
+    add_runs_option(parser)
+    parser.add_argument("--row", choices=RECIPES, metavar="ROW", default=ROW, help=f"of Table 1 (default: {ROW})")
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Draw the profiles of one network."""
+    by_network = load_profiles(arguments.results, [arguments.row])
+    return Output(arguments.results, table(by_network, final=False), draw_evolutions(by_network))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m figures.{name}", description="Local energy along the training, from saved runs."
-    )
-    parser.add_argument("--results", type=Path, default=Path("runs/table1"), help="folder of the runs and the picture")
-    parser.add_argument("--row", choices=RECIPES, metavar="ROW", default=row, help=f"of Table 1 (default: {row})")
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        rows = load_profiles(arguments.results, [arguments.row])
-        save_all(draw(rows[arguments.row]), rows, arguments.results, name, final=False)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program("fig3", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
-from figures.profiles import Profiles, draw_final, load_profiles, save_all
-from figures.style import use_style
-from training.recipes import RECIPES
+from figures.draw.profiles import draw_finals, table
+from figures.measure.profiles import load_profiles
+from figures.program import Output, add_rows_option, add_runs_option, run_program
 
 ROWS = (
     "efficientnet-b0-cifar100",
@@ -26,30 +22,21 @@ ROWS = (
 )
 
 
-def draw(rows: dict[str, list[Profiles]]) -> Figure:
-    """One panel a row, a line for each algorithm."""
-    figure, panels = plt.subplots(1, len(rows), figsize=(max(4.0, 2.6 * len(rows)), 3.1), squeeze=False)
-    for axes, (row, found) in zip(panels[0], rows.items(), strict=True):
-        draw_final(axes, found, row)
-    return figure
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
+    add_runs_option(parser)
+    add_rows_option(parser)
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Draw the last profiles of every network."""
+    by_network = load_profiles(arguments.results, arguments.rows, preferred=ROWS)
+    return Output(arguments.results, table(by_network, final=True), draw_finals(by_network))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.fig4", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--results", type=Path, default=Path("runs/table1"), help="folder of the runs and the picture")
-    parser.add_argument(
-        "--rows", nargs="+", choices=RECIPES, metavar="ROW", help="(default: the paper's, else all saved)"
-    )
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        rows = load_profiles(arguments.results, arguments.rows, preferred=ROWS)
-        save_all(draw(rows), rows, arguments.results, "fig4", final=True)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program("fig4", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,15 @@
 """
 
 import sys
-from dataclasses import replace
 
-from figures.experiment import Experiment, Preset, main
-from figures.style import LOOKS
-from training.protocols import PROTOCOLS
-
-DROPOUT = (0.0, 0.1, 0.3, 0.5, 0.7)  # the paper does not name its probabilities
+from figures.measure.experiment import PAPER, WITH_DROPOUT, Preset
+from figures.program import Experiment, main
 
 FIG6 = Experiment(
     name="fig6",
     description=__doc__,
-    protocols=tuple(
-        replace(PROTOCOLS["sgd-fast"], name=f"dropout-{p:g}", label=f"p = {p:g}", dropout=p) for p in DROPOUT
-    ),
-    looks={f"dropout-{p:g}": look for p, look in zip(DROPOUT, LOOKS.values(), strict=True)},
-    presets={"quick": Preset(restarts=5), "paper": Preset(restarts=50)},
+    protocols=WITH_DROPOUT,
+    presets={"quick": Preset(restarts=5), "paper": PAPER},
 )
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import os
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,70 +19,46 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.networks import GRIDS, N_SAMPLES, Grid, Network, load_networks, train_missing
-from figures.panels import save_figure, save_table, save_text
-from figures.pgdl import STOP_LOSS, measure_missing
-from figures.statistics import INTERVAL, Correlation, centred_ranks, correlate
-from figures.style import LOOKS, use_style
-from figures.summary import correlation_text, markdown
-from training.deep_trainer import describe
+from figures.draw.networks import add_legend, levels_of, look_of
+from figures.draw.style import add_letters
+from figures.draw.tables import correlation_text, with_note
+from figures.measure.networks import (
+    GRIDS,
+    KINDS,
+    N_SAMPLES,
+    NOISE,
+    Grid,
+    Network,
+    correlations,
+    load_networks,
+    place_of,
+    train_missing,
+)
+from figures.measure.pgdl import STOP_LOSS, measure_missing
+from figures.measure.statistics import INTERVAL, Correlation
+from figures.program import Output, run_program
 from training.progress import StatusLine
-from training.workers import SweepError
 
 RESULTS = Path(__file__).with_name("results") / "fig7"
-COLORS = [look.color for look in LOOKS.values()]
-MARKERS = [look.marker for look in LOOKS.values()]
-SIZES = (3.0, 5.0, 7.0)
-NOISE = 0.5  # σ of the paper's figure
-REGULARISERS = {"dropout": "dropout", "batch": "batch size", "weight_decay": "weight decay"}
-# Names of the correlations, in words; those after the first two are of ranks among networks that share a regulariser.
-KINDS = {"pearson": "Pearson r", "spearman": "Spearman ρ"} | {n: f"ρ, equal {word}" for n, word in REGULARISERS.items()}
 KIND_LOOKS = {
     "pearson": ("0.0", "o"),
     "spearman": ("0.0", "s"),
-    "dropout": ("#56B4E9", "^"),
-    "batch": ("#0072B2", "D"),
-    "weight_decay": ("#CC79A7", "v"),
+    "dropout": ("0.55", "^"),
+    "batch": ("0.55", "D"),
+    "weight_decay": ("0.55", "v"),
 }
-
-
-def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[Correlation]]:
-    """Correlate δE and test error of the fitted networks, at each σ.
-
-    Returns
-    -------
-    dict
-        By the keys of `KINDS`: lists, one entry a σ; NaN where no networks share a regulariser.
-    """
-    fitted = [network for network in networks if network.fitted]
-    if len(fitted) < 3:
-        raise ValueError(
-            f"a correlation needs at least 3 networks that fit their training data; there are {len(fitted)}"
-        )
-    rng = np.random.default_rng(seed)
-    test = np.array([network.test_error for network in fitted])
-    alike = np.zeros(len(fitted))
-    found = {kind: [] for kind in KINDS}
-    for delta in np.transpose([network.delta_error for network in fitted]):
-        for kind in ("pearson", "spearman"):
-            found[kind].append(correlate(delta, test, alike, kind=kind, rng=rng))
-        for name in REGULARISERS:
-            groups = np.array([getattr(network, name) for network in fitted])
-            ranks = centred_ranks(delta, groups), centred_ranks(test, groups)
-            found[name].append(correlate(*ranks, groups, kind="pearson", rng=rng))
-    return found
 
 
 def draw(networks: Sequence[Network]) -> Figure:
     """δE against test error at the paper's σ and at the smallest one, and the correlations against σ."""
     figure, (paper, small, summary) = plt.subplots(1, 3, figsize=(7.0, 3.5))
-    found = correlations(networks)
+    by_kind = correlations(networks)
     for axes, s in ((paper, place_of(networks, NOISE)), (small, 0)):
         scatter(axes, networks, s)
-        axes.set_title(f"Pearson r = {_short(found['pearson'][s])}", fontsize=7, loc="right")
-    _legend(figure, networks)
+        axes.set_title(f"Pearson r = {_short(by_kind['pearson'][s])}", fontsize=7, loc="right")
+    add_legend(figure, networks)
     for place, (kind, label) in enumerate(KINDS.items()):
-        value, low, high = np.transpose([(c.value, c.low, c.high) for c in found[kind]])
+        value, low, high = np.transpose([(c.value, c.low, c.high) for c in by_kind[kind]])
         color, marker = KIND_LOOKS[kind]
         x = networks[0].sigma + 0.012 * (place - 2)
         summary.vlines(x, low, high, color=color, linewidth=0.8)  # an interval need not hold the value
@@ -93,8 +67,7 @@ def draw(networks: Sequence[Network]) -> Figure:
     summary.set(xlabel=r"noise amplitude $\sigma$", ylabel="correlation (95 % interval)", ylim=(-2.1, 1.05))
     summary.set_yticks(np.arange(-1, 1.1, 0.5))
     summary.legend(loc="lower left", handletextpad=0.2)
-    for axes, letter in zip((paper, small, summary), "abc", strict=True):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((paper, small, summary))
     return figure
 
 
@@ -110,59 +83,18 @@ def scatter(axes: Axes, networks: Sequence[Network], s: int) -> None:
     )
 
 
-def levels_of(networks: Sequence[Network]) -> dict[str, dict]:
-    """How each value of each regulariser is drawn: colour, marker, size."""
-    looks = {"dropout": COLORS, "batch": MARKERS, "weight_decay": SIZES}
-    return {
-        name: dict(zip(sorted({getattr(network, name) for network in networks}), itertools.cycle(some), strict=False))
-        for name, some in looks.items()
-    }
-
-
-def look_of(network: Network, levels: dict[str, dict]) -> dict:
-    """Options of a line that draws `network`; open symbols do not fit their training data."""
-    return {
-        "color": levels["dropout"][network.dropout],
-        "marker": levels["batch"][network.batch],
-        "markersize": levels["weight_decay"][network.weight_decay],
-        "fillstyle": "full" if network.fitted else "none",
-    }
-
-
-def _legend(figure: Figure, networks: Sequence[Network]) -> None:
-    """Above the panels: colours, then markers, then sizes."""
-    common = {"linestyle": "none", "color": "0.3", "marker": "o"}
-    options = {"dropout": "color", "batch": "marker", "weight_decay": "markersize"}
-    columns = [
-        [(f"{REGULARISERS[name]} {value:g}", {options[name]: look}) for value, look in looks.items()]
-        for name, looks in levels_of(networks).items()
-    ]
-    if not all(network.fitted for network in networks):
-        columns.append([("training loss too large", {"fillstyle": "none"})])
-    longest = max(map(len, columns))
-    for column in columns:  # matplotlib fills columns one after another
-        column += [("", {"marker": "none"})] * (longest - len(column))
-    handles = [plt.Line2D([], [], label=label, **(common | line)) for label, line in itertools.chain(*columns)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(columns), columnspacing=3.0)
-
-
-def place_of(networks: Sequence[Network], sigma: float) -> int:
-    """Which of their σ is nearest."""
-    return int(np.argmin(np.abs(networks[0].sigma - sigma)))
-
-
-def _short(found: Correlation) -> str:
-    if np.isnan(found.value):
+def _short(correlation: Correlation) -> str:
+    if np.isnan(correlation.value):
         return "—"
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]".replace("-", "−")
+    return f"{correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]".replace("-", "−")
 
 
 def report(networks: Sequence[Network]) -> str:
     """The correlations in Markdown, and what they rest on."""
-    found = correlations(networks)
+    by_kind = correlations(networks)
     rows = [["σ", *KINDS.values()]]
     for s, sigma in enumerate(networks[0].sigma):
-        rows.append([f"{sigma:g}", *(correlation_text(found[kind][s]) for kind in KINDS)])
+        rows.append([f"{sigma:g}", *(correlation_text(by_kind[kind][s]) for kind in KINDS)])
     fitted = [network for network in networks if network.fitted]
     test = 100 * np.array([network.test_error for network in fitted])
     wrong = max(network.train_error for network in fitted)
@@ -172,11 +104,11 @@ def report(networks: Sequence[Network]) -> str:
         as independent; the last three columns are of ranks among networks that share the value of one regulariser. Test
         errors {test.min():.1f} to {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their
         training loss stayed above the one at which training ends: {left_out} of {len(networks)} networks."""
-    return f"{markdown(rows)}\n{textwrap.fill(' '.join(note.split()), 120)}\n"
+    return with_note(rows, note)
 
 
 def table(networks: Sequence[Network]) -> Iterator[tuple]:
-    """One row a network and σ."""
+    """Measures of every network at every σ, after the names of the columns."""
     head = ("name", "dropout", "batch", "weight_decay", "seed", "epochs", "fitted")
     yield *head, "train_error", "train_loss", "test_error", "sigma", "delta_error", "std_error", "deviation"
     for network in networks:
@@ -186,19 +118,22 @@ def table(networks: Sequence[Network]) -> Iterator[tuple]:
             yield *what, *(f"{value:.6g}" for value in (*errors, *row))
 
 
-def parser() -> argparse.ArgumentParser:
-    """Command line."""
-    p = argparse.ArgumentParser(prog="python -m figures.fig7", description=__doc__)
-    p.add_argument("--preset", choices=GRIDS, default="quick", help="grid of networks (default: quick)")
-    p.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
-    p.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
-    p.add_argument("--results", type=Path, help="of networks and pictures (default: fig7, or fig7-pgdl with --pgdl)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
+    parser.add_argument("--preset", choices=GRIDS, default="quick", help="grid of networks (default: quick)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.deep.images reads it"
+    )
+    parser.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
+    parser.add_argument(
+        "--results", type=Path, help="of networks and pictures (default: fig7, or fig7-pgdl with --pgdl)"
+    )
     for name, kind, what in (
         ("dropout", float, "probabilities"),
         ("batch", int, "batch sizes"),
         ("weight-decay", float, "weight decays"),
     ):
-        p.add_argument(f"--{name}", type=kind, nargs="+", help=f"{what} of the grid (default: the preset's)")
+        parser.add_argument(f"--{name}", type=kind, nargs="+", help=f"{what} of the grid (default: the preset's)")
     for name, kind, what in (
         ("width", int, "channels"),
         ("n-train", int, "training images"),
@@ -208,11 +143,10 @@ def parser() -> argparse.ArgumentParser:
         ("stop-loss", float, "training loss below which a network fits, and its training ends"),
         ("subset", int, f"training images that each of the {N_SAMPLES} perturbations sees"),
     ):
-        p.add_argument(f"--{name}", type=kind, help=f"{what} (default: the preset's)")
-    p.add_argument("--seeds", type=int, default=1, help="networks of each kind (default: 1)")
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
-    p.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    return p
+        parser.add_argument(f"--{name}", type=kind, help=f"{what} (default: the preset's)")
+    parser.add_argument("--seeds", type=int, default=1, help="networks of each kind (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
 
 
 def grid_from(arguments: argparse.Namespace) -> Grid:
@@ -224,39 +158,30 @@ def grid_from(arguments: argparse.Namespace) -> Grid:
     )
 
 
+def make(arguments: argparse.Namespace) -> Output:
+    """Train or measure what is asked for, and draw all networks of the folder."""
+    folder = arguments.results or RESULTS.with_name("fig7-pgdl" if arguments.pgdl else "fig7")
+    if arguments.pgdl:
+        stop_loss = STOP_LOSS if arguments.stop_loss is None else arguments.stop_loss
+        options = {"subset": arguments.subset, "device": arguments.device, "stop_loss": stop_loss}
+        measure_missing(arguments.pgdl, folder, **options)
+    elif arguments.data:
+        train_missing(
+            grid_from(arguments),
+            folder,
+            data=arguments.data,
+            seeds=arguments.seeds,
+            device=arguments.device,
+            n_jobs=arguments.jobs if arguments.device == "cpu" else 1,
+            progress=StatusLine(interval=10.0, rewrite=False),
+        )
+    networks = load_networks(folder)
+    return Output(folder, table(networks), draw(networks), report(networks))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    folder = arguments.results or RESULTS.with_name("fig7-pgdl" if arguments.pgdl else "fig7")
-    use_style()
-    progress = StatusLine(interval=10.0, rewrite=False, describe=describe)
-    grid = grid_from(arguments)
-    try:
-        if arguments.pgdl:
-            stop_loss = STOP_LOSS if arguments.stop_loss is None else arguments.stop_loss
-            options = {"subset": arguments.subset, "device": arguments.device, "stop_loss": stop_loss}
-            measure_missing(arguments.pgdl, folder, **options)
-        elif arguments.data:
-            train_missing(
-                grid,
-                folder,
-                data=arguments.data,
-                seeds=arguments.seeds,
-                device=arguments.device,
-                n_jobs=arguments.jobs if arguments.device == "cpu" else 1,
-                progress=progress,
-            )
-        networks = load_networks(folder)
-        text = report(networks)
-        paths = [*save_figure(draw(networks), folder, "fig7")]
-        paths.append(save_table(table(networks), folder, "fig7"))
-        paths.append(save_text(text, folder / "fig7.md"))
-    except (ValueError, OSError, ImportError, SweepError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close("all")
-    print(text, "picture and numbers:", *paths, sep="\n  ")
-    return 0
+    return run_program("fig7", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

@@ -16,23 +16,23 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from bpflat import LocalEnergyProfile
 from bpflat.flatness import local_energy
-from figures.panels import save_figure, save_table
-from figures.style import Look, use_style
-from training.augment import normalise
-from training.images import load_images
-from training.models.cifar_resnet import CifarResNet, load_published
+from figures.draw.style import DEPTH_MAP, Look, add_letters
+from figures.program import Output, run_program
+from training.deep.augment import normalise
+from training.deep.images import load_images
+from training.models.cifar_resnet import CifarResNet
+from training.published.resnets import load_published
 
 RESULTS = Path(__file__).with_name("results") / "published-resnets"
 LOOKS = {
-    20: Look("#D55E00", "o", "-"),
-    32: Look("#E69F00", "s", "--"),
-    44: Look("#56B4E9", "^", "-."),
-    56: Look("#009E73", "D", ":"),
+    depth: Look(to_hex(DEPTH_MAP(share)), marker, "-")
+    for depth, share, marker in zip((20, 32, 44, 56), (0.2, 0.45, 0.7, 0.95), "os^D", strict=True)
 }
 PUBLISHED = {20: 8.27, 32: 7.37, 44: 6.90, 56: 6.61}  # test errors (%), from the README beside the weights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the inputs they were trained on
@@ -59,11 +59,11 @@ def measure(arguments: argparse.Namespace) -> Iterator[tuple[int, Measured]]:
         if not all(path.exists() for path in paths):
             if arguments.weights is None or arguments.data is None:
                 raise ValueError(f"{arguments.results} lacks ResNet-{depth}; give --weights and --data to measure it")
-            found = sorted(arguments.weights.glob(f"resnet{depth}-*.th"))
-            if not found:
+            files = sorted(arguments.weights.glob(f"resnet{depth}-*.th"))
+            if not files:
                 raise ValueError(f"{arguments.weights} has no resnet{depth}-*.th")
             data = data or load_images("cifar10", arguments.data, n_train=arguments.n_train)
-            model = load_published(CifarResNet(depth), found[0])
+            model = load_published(CifarResNet(depth), files[0])
             options = {"seed": 0, "device": arguments.device, "batch_size": arguments.batch_size, "progress": True}
             test = (_inputs(data.test_images[: arguments.n_test]), data.test_labels[: arguments.n_test])
             local_energy(model, test, [0.0], **options).save(paths[1])
@@ -107,8 +107,7 @@ def draw(networks: dict[int, Measured]) -> Figure:
     ranking.plot([], [], "ko", fillstyle="none", label=r"$\sigma = 0.15$")
     ranking.legend(loc="best")
     ranking.set(xlabel="published test error (%)", ylabel=r"$\delta E_{\mathrm{train}}$ ($\pm$ 2 s.e.)", ylim=(0, None))
-    for axes, letter in ((profiles, "a"), (ranking, "b")):
-        axes.set_title(letter, loc="left", fontweight="bold")
+    add_letters((profiles, ranking))
     return figure
 
 
@@ -127,11 +126,12 @@ def table(networks: dict[int, Measured]) -> Iterator[tuple]:
                 yield f"resnet{depth}", quantity, *(f"{value:.6g}" for value in row), train.n_samples
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m figures.published_resnets", description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the program."""
     parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of the published .th files")
-    parser.add_argument("--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.images reads it")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.deep.images reads it"
+    )
     parser.add_argument("--n-train", type=int, default=5000, help="training images (default: 5000)")
     parser.add_argument("--n-test", type=int, default=2000, help="test images (default: 2000)")
     parser.add_argument("--n-samples", type=int, default=64, help="draws at each σ (default: 64)")
@@ -139,19 +139,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of profiles and pictures")
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        networks = dict(measure(arguments))
-        figure = draw(networks)
-        name = "published-resnets"
-        paths = [*save_figure(figure, arguments.results, name), save_table(table(networks), arguments.results, name)]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    plt.close(figure)
-    print("picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+
+def make(arguments: argparse.Namespace) -> Output:
+    """Measure what is missing, and draw."""
+    networks = dict(measure(arguments))
+    return Output(arguments.results, table(networks), draw(networks))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program("published_resnets", __doc__, add_options, make, argv)
 
 
 if __name__ == "__main__":

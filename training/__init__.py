@@ -1,4 +1,8 @@
-"""Training of the networks whose minima bpflat measures."""
+"""Training of the networks whose minima bpflat measures.
+
+Two wings that never import one another: `training.committee` trains committee machines, `training.deep` deep networks.
+What both need is here beside them; `training.published` reads minima that others trained.
+"""
 
 import os
 

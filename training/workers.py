@@ -5,9 +5,12 @@ The driver alone writes results, so workers need no disk in common with it.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import glob
+import itertools
 import os
+import re
 import sys
 import threading
 import time
@@ -16,12 +19,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 from typing import Protocol as Interface
 
-from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
+from bpflat.parallel import over_processes
 from bpflat.storage import discard_temporaries
 
 _ANSWER_SECONDS = 10  # within which a scheduler must answer
@@ -42,6 +46,9 @@ class Storable(Interface):
     def save(self, path: Path) -> None: ...
 
 
+Result = TypeVar("Result", bound=Storable)
+
+
 @dataclass(frozen=True)
 class Task:
     """One piece of a sweep.
@@ -51,7 +58,7 @@ class Task:
     path : Path
         Where the driver stores the result.
     label : str
-        For messages, such as "rsgd-fast, restarts 10 to 19".
+        Its name in messages, such as "rsgd-fast, restarts 10 to 19".
     compute : callable
         Makes the result; picklable.
     checkpoint : Path, optional
@@ -146,13 +153,12 @@ def _end_with(driver: int) -> None:
 def _here(tasks: list[Task], n_jobs: int) -> Iterator[tuple[int, Storable | _Failure]]:
     """Results of processes on this machine, as they come."""
     unfinished = dict(enumerate(tasks))
-    calls = (delayed(_attempt)(i, task, os.getpid()) for i, task in enumerate(tasks))
+    calls = ((i, task, os.getpid()) for i, task in enumerate(tasks))
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "all"}
     try:
-        with parallel_config("loky", inner_max_num_threads=1):
-            for i, result in Parallel(n_jobs=n_jobs, **options)(calls):
-                del unfinished[i]
-                yield i, result
+        for i, result in over_processes(_attempt, calls, n_jobs, **options):
+            del unfinished[i]
+            yield i, result
     except TerminatedWorkerError as error:
         labels = "; ".join(task.label for task in unfinished.values())
         raise SweepError(
@@ -206,7 +212,109 @@ def _connect(address: str):
     return client
 
 
+def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
+    """Add --jobs, --chunk and --scheduler, which say who does the work of a sweep."""
+    p.add_argument(
+        "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one a core)"
+    )
+    p.add_argument("--chunk", type=int, metavar="N", help="train N restarts a task, to spread them (default: all)")
+    p.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of a Dask scheduler, tcp://HOST:PORT, do the work instead",
+    )
+
+
 # Files of a sweep: RESULT.npz, its parts RESULT.part-FIRST-LAST.npz while it is not whole, and their checkpoints.
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly(Generic[Result]):
+    """One result file and how to make it in parts, each of some of its entries 0, 1, ..., size - 1.
+
+    Attributes
+    ----------
+    path : Path
+        The result file.
+    size : int
+        Entries of the result.
+    chunk : int
+        Most entries of a task.  Chunks begin at its multiples.
+    describe : callable
+        ``describe(entries)`` names a range of entries in messages.
+    prepare : callable
+        ``prepare(entries)`` returns the computation of a range of entries: picklable, see `Task`.
+    read : callable
+        ``read(path, entries)`` returns the stored result of these entries; None where it is of something else and must
+        be made again.
+    join : callable
+        ``join(parts)`` makes the whole result from parts that hold every entry once.
+    resumable : bool
+        Whether a computation takes a ``checkpoint``.
+    """
+
+    path: Path
+    size: int
+    chunk: int
+    describe: Callable[[range], str]
+    prepare: Callable[[range], Callable[..., Result]]
+    read: Callable[[Path, range], Result | None]
+    join: Callable[[Sequence[Result]], Result]
+    resumable: bool = False
+
+    def stored(self) -> Result | None:
+        """Read the whole result; None where it must be made."""
+        return self.read(self.path, range(self.size)) if self.path.exists() else None
+
+    def parts(self) -> dict[range, Result]:
+        """Read disjoint parts that are there, by their entries."""
+        parts: dict[range, Result] = {}
+        for path, entries in part_files(self.path):
+            part = self.read(path, entries)
+            if part is not None and all(set(entries).isdisjoint(others) for others in parts):
+                parts[entries] = part
+        return parts
+
+    def tasks(self) -> list[Task]:
+        """Tasks for the entries that no part holds."""
+        done = set(itertools.chain(*self.parts()))
+        tasks = []
+        for entries in _runs(self.size, self.chunk, done):
+            path = self.path if len(entries) == self.size else part_path(self.path, entries[0], entries[-1])
+            checkpoint = checkpoint_path(path) if self.resumable else None
+            tasks.append(Task(path, self.describe(entries), self.prepare(entries), checkpoint))
+        return tasks
+
+    def join_parts(self) -> None:
+        """Store the whole result once all of its parts are there."""
+        parts = self.parts()
+        if sum(map(len, parts)) == self.size:
+            self.join(list(parts.values())).save(self.path)
+
+
+def complete(
+    assemblies: Sequence[Assembly[Result]], *, n_jobs: int = 1, scheduler: str | None = None, bar: str | None = None
+) -> list[Result]:
+    """Make what is not stored, in parts and by workers, and read all results; for options and errors see `carry_out`.
+
+    Results that come first are begun first.  What helped to make them is deleted in the end.
+    """
+    missing = [assembly for assembly in assemblies if assembly.stored() is None]
+    for assembly in missing:
+        assembly.join_parts()  # where it was killed between its last part and the whole
+    owners = {task: assembly for assembly in missing for task in assembly.tasks()}
+    for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
+        owners[task].join_parts()
+    tidy([assembly.path for assembly in assemblies])
+    return [assembly.stored() for assembly in assemblies]
+
+
+def _runs(size: int, chunk: int, done: set[int]) -> Iterator[range]:
+    """Ranges of entries that are not `done`, none of which crosses a multiple of `chunk`."""
+    missing = (entry for entry in range(size) if entry not in done)
+    for _, run in itertools.groupby(enumerate(missing), key=lambda at: (at[1] // chunk, at[1] - at[0])):
+        entries = [entry for _, entry in run]
+        yield range(entries[0], entries[-1] + 1)
 
 
 def part_path(path: Path, first: int, last: int) -> Path:
@@ -214,14 +322,15 @@ def part_path(path: Path, first: int, last: int) -> Path:
     return path.with_name(f"{path.stem}.part-{first}-{last}.npz")
 
 
-def part_paths(path: Path) -> list[Path]:
-    """Finished parts of the result at `path`."""
-    parts = path.parent.glob(f"{glob.escape(path.stem)}.part-*.npz")
-    return sorted(part for part in parts if not part.name.endswith(".checkpoint.npz"))
+def part_files(path: Path) -> list[tuple[Path, range]]:
+    """Finished parts of the result at `path` and their entries."""
+    name = re.compile(rf"{re.escape(path.stem)}\.part-(\d+)-(\d+)\.npz")
+    matches = ((file, name.fullmatch(file.name)) for file in sorted(path.parent.glob("*.npz")))
+    return [(file, range(int(match[1]), int(match[2]) + 1)) for file, match in matches if match]
 
 
 def checkpoint_path(path: Path) -> Path:
-    """Where the training that will write `path` keeps its state."""
+    """Where the task that will write `path` keeps its state."""
     return path.with_suffix(".checkpoint.npz")
 
 

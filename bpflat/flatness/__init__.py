@@ -1,5 +1,6 @@
 """The local energy (eq. 4) of any torch model, on CPU or GPU."""
 
-from bpflat.flatness.profile import fingerprint, local_energy
+from bpflat.flatness.energy import local_energy
+from bpflat.flatness.models import fingerprint
 
 __all__ = ["fingerprint", "local_energy"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-Batch = object
+Batch: TypeAlias = Any
 """A tensor, or a tuple, list, mapping or dataclass of batches; any other leaf is handed on as it is."""
 
 
@@ -86,13 +87,13 @@ def row_count(batch: Batch) -> int | None:
 
 def take(batch: Batch, index: slice | Tensor) -> Batch:
     """Return some patterns of a batch that can be cut."""
-    if isinstance(index, Tensor):
-        return map_leaves(lambda leaf: leaf[index.to(leaf.device)] if _has_rows(leaf) else leaf, batch)
-    return map_leaves(lambda leaf: leaf[index] if _has_rows(leaf) else leaf, batch)
 
+    def rows(leaf: Any) -> Any:
+        if not (isinstance(leaf, Tensor) and leaf.ndim):
+            return leaf
+        return leaf[index.to(leaf.device) if isinstance(index, Tensor) else index]
 
-def _has_rows(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim > 0
+    return map_leaves(rows, batch)
 
 
 def joined(batches: list[Batch]) -> Batch | None:

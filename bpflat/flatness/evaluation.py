@@ -45,7 +45,7 @@ class Evaluation:
     Parameters
     ----------
     model : Module
-        On the device, in eval mode; its BatchNorm statistics are changed where they are re-estimated.
+        The model on the device, in eval mode; its BatchNorm statistics are changed where they are re-estimated.
     patterns : Patterns
     objective : Objective
     batch_size : int
@@ -55,7 +55,7 @@ class Evaluation:
     recompute : bool
         Estimate the BatchNorm statistics before every pass.
     order : Tensor of int, optional
-        Of the patterns, for the BatchNorm statistics.
+        Order of the patterns for the BatchNorm statistics.
     augment : callable, optional
         Inputs to inputs, or batches to batches where these are no pairs, with torch's global random numbers.
     precision : str, optional
@@ -112,7 +112,7 @@ class Evaluation:
         Parameters
         ----------
         seed : int
-            Of the augmentation.
+            Seed of the augmentation.
         rows : Tensor, optional
             Indices of the patterns; all by default.
         check : bool
@@ -121,11 +121,12 @@ class Evaluation:
         Raises
         ------
         ValueError
-            With `check`, when data, model and functions do not fit together, or something is not a number.
+            When data, model and functions do not fit together, or something is not a number; only with `check`.
         MemoryError
             When memory runs out for a single pattern, or for a block of those that must stay together.
         """
-        total, kept, weights = self.zero.clone(), [], torch.zeros(2, dtype=torch.float64)
+        total, weights = self.zero.clone(), torch.zeros(2, dtype=torch.float64)
+        kept: list[Tensor] = []
         with self._settings():
             if self.normed:
                 self._estimate_statistics(seed, check)
@@ -135,17 +136,17 @@ class Evaluation:
                 while start < end:
                     stop = min(start + self.batch_size, end)
                     batch = self.patterns.slices(block, *(() if n_rows is None else (start, stop)))
-                    found = self._of_batch(batch, sum(part.shape[1] for part in kept) if check else None)
-                    if found is None:
+                    values = self._of_batch(batch, sum(part.shape[1] for part in kept) if check else None)
+                    if values is None:
                         self._halve(n_rows is not None)
                         continue
-                    batch_scores = scores(*found)
+                    batch_scores = scores(*values)
                     total += batch_scores.sum(dim=1, dtype=total.dtype)
                     start = stop
                     if check:
                         self.first = self.first if kept else self._sample(batch)
                         kept.append(batch_scores)
-                        weights += total_weights(*found)
+                        weights += total_weights(*values)
         if check:
             if not kept:
                 raise ValueError("the data set is empty")
@@ -190,7 +191,7 @@ class Evaluation:
             if not check:
                 raise
             raise ValueError(self._misfit(batch, stage, error)) from error
-        if check:
+        if n_before is not None:
             self._check(*values, batch, n_before)
             self.writes_data |= not all(map(_same, tensors(given), tensors(batch)))
         return values
@@ -251,12 +252,12 @@ class Evaluation:
                 if devices:
                     with torch.cuda.device(device):
                         torch.cuda.manual_seed(seed + i)
-                block = self._augmented(block)
+                block = self._augmented(block, self.augment)
             yield block
 
-    def _augmented(self, block: Batch) -> Batch:
+    def _augmented(self, block: Batch, augment: Augmentation) -> Batch:
         given = clone(block)  # augment may work in place
-        augmented = (self.augment(given[0]), block[1]) if self.patterns.reader.pairs else self.augment(given)
+        augmented = (augment(given[0]), block[1]) if self.patterns.reader.pairs else augment(given)
         if form(augmented) != form(block) or row_count(augmented) != row_count(block):
             raise ValueError("augment must return one input for each that it gets")
         return augmented

@@ -6,11 +6,12 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bpflat.flatness.perturbation import unwrap
+from bpflat.flatness.models import unwrap
 from bpflat.storage import read_npz
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".tar")
@@ -18,7 +19,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.co
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def find(name: str) -> object:
+def find(name: str) -> Any:
     """Return the object that MODULE:ATTRIBUTE names; modules of the working directory are found too."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
@@ -26,15 +27,15 @@ def find(name: str) -> object:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found: object = importlib.import_module(module)
+        named: Any = importlib.import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            named = getattr(named, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name} cannot be found ({error})") from error
-    return found
+    return named
 
 
-def make_model(factory: str, weights: Path | None, options: dict) -> nn.Module:
+def make_model(factory: str, weights: Path | None, options: dict[str, Any]) -> nn.Module:
     """Call MODULE:FACTORY with keyword `options` and load a file of weights into what it gives.
 
     Raises
@@ -76,17 +77,17 @@ def _load(path: Path) -> object:
 
 def _state(path: Path) -> dict[str, Tensor]:
     """The state_dict in a file, perhaps inside a checkpoint, without the prefixes that wrappers leave."""
-    found = _load(path)
+    state = _load(path)
     for key in _WEIGHTS_KEYS:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
             break
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state_dict; save one by torch.save(model.state_dict(), path)")
     for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items()}
-    return found
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 class Files(Iterable):
@@ -106,17 +107,17 @@ def _read_any(path: Path) -> object:
 
 def _read_pair(path: Path) -> tuple[Tensor, Tensor]:
     """Inputs and targets of a file; uint8 inputs become float32 in [0, 1]."""
-    found = _read_any(path)
-    if isinstance(found, dict):
-        if not {"inputs", "targets"} <= found.keys():
+    content = _read_any(path)
+    if isinstance(content, dict):
+        if not {"inputs", "targets"} <= content.keys():
             raise ValueError(
-                f"{path} lacks `inputs` and `targets`; it has {', '.join(map(str, found)) or 'nothing'} "
+                f"{path} lacks `inputs` and `targets`; it has {', '.join(map(str, content)) or 'nothing'} "
                 "(for batches of another form give --forward and --loss)"
             )
-        found = found["inputs"], found["targets"]
-    if not isinstance(found, tuple | list) or len(found) != 2:
+        content = content["inputs"], content["targets"]
+    if not isinstance(content, tuple | list) or len(content) != 2:
         raise ValueError(f"{path} must hold inputs and targets")
-    inputs, targets = (torch.as_tensor(part) for part in found)
+    inputs, targets = (torch.as_tensor(part) for part in content)
     return (inputs / 255 if inputs.dtype == torch.uint8 else inputs), targets
 
 
@@ -132,7 +133,7 @@ def read_data(
     transform : str, optional
         MODULE:NAME of what makes a tensor of a PIL image; by default one in [0, 1].
     batch_size : int, optional
-        Of images that are read at once.
+        Number of images that are read at once.
     as_stored : bool
         A file is a batch, whatever it holds.
 
@@ -162,7 +163,7 @@ def _images(path: Path, transform: str | None, batch_size: int | None) -> Iterab
         raise ValueError(
             f"folders of images need torchvision, which cannot be imported ({error}); pip install torchvision"
         ) from error
-    convert: Callable = to_tensor if transform is None else find(transform)  # type: ignore[assignment]
+    convert: Callable = to_tensor if transform is None else find(transform)
     try:
         images = ImageFolder(str(path), convert)
     except FileNotFoundError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class Reader:
             raise ValueError(f"targets, of shape {_shape(targets)}, need a row for each of the inputs {_shape(inputs)}")
         return inputs, targets
 
-    def is_one(self, data: object) -> bool:
+    def is_one(self, data: Any) -> bool:
         """Whether the data are one batch, and not an iterable of batches."""
         if not self.pairs and (isinstance(data, np.ndarray | Mapping) or hasattr(data, "to")):
             return True
@@ -97,7 +98,7 @@ class Patterns:
     Parameters
     ----------
     data : batch, or iterable of batches
-        Of what `reader` takes; numpy arrays will do for tensors.
+        Patterns in batches that `reader` takes; numpy arrays will do for tensors.
     device : torch.device
     reader : Reader
     dtype : torch.dtype
@@ -197,7 +198,7 @@ class Patterns:
         inputs = map_leaves(lambda leaf: self._moved(leaf, floating=dtype), inputs)
         return inputs, map_leaves(lambda leaf: self._moved(leaf, integer=torch.int64), targets)
 
-    def _moved(self, leaf: object, *, floating: torch.dtype | None = None, integer: torch.dtype | None = None):
+    def _moved(self, leaf: Any, *, floating: torch.dtype | None = None, integer: torch.dtype | None = None) -> Any:
         """A leaf on the device; floating-point and integer tensors of these types, or of their own."""
         if not isinstance(leaf, Tensor):
             return leaf.to(self.device) if hasattr(leaf, "to") else leaf

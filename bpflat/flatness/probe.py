@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bpflat.flatness.batches import leaves
 from bpflat.flatness.evaluation import Evaluation
-from bpflat.flatness.perturbation import Perturbation
+from bpflat.flatness.noise import Perturbation
 
 _STRENGTHS = (1.0, 10.0, 100.0, 0.1) * 4
 """Of the forced changes that are tried: a single one may leave saturated or discrete outputs as they are."""
@@ -29,9 +29,9 @@ def check_model(evaluation: Evaluation, perturbation: Perturbation, chosen: dict
     Parameters
     ----------
     evaluation : Evaluation
-        After a checked pass.
+        Evaluation that has made a checked pass.
     perturbation : Perturbation
-        At w, where it is left.
+        Noise, at w before and after.
     chosen : dict
         The parameters of the model itself whose copies it perturbs, by name.
 
@@ -86,7 +86,7 @@ def _differ(evaluation: Evaluation, before: Iterable[Tensor], after: Iterable[Te
 
     That is √ε of their largest entry, ε being the resolution of the coarsest arithmetic at work.
     """
-    coarsest = {"tf32": 2.0**-10, "bfloat16": 2.0**-7, "float16": 2.0**-10}.get(evaluation.precision, 0.0)
+    coarsest = {"tf32": 2.0**-10, "bfloat16": 2.0**-7, "float16": 2.0**-10}.get(evaluation.precision or "", 0.0)
     types = {p.dtype for p in evaluation.model.parameters() if p.is_floating_point()}
     for a, b in zip(before, after, strict=True):
         if a.shape != b.shape:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from bpflat.arguments import stream
 from bpflat.flatness.evaluation import Evaluation
-from bpflat.flatness.perturbation import Perturbation
+from bpflat.flatness.noise import Perturbation
 from bpflat.flatness.processes import Processes
+from bpflat.randomness import integer_seed, stream
 
 _CHECK_EVERY = 16
 """Draws between two looks at the standard error; not a matter of the number of processes, so that all stop alike."""
@@ -90,7 +90,7 @@ class Sampling:
         """See to it that the totals of w are known as draw i sees it."""
         if self.known[i]:
             return
-        if self.evaluation.augment is None:
+        if self.evaluation.augment is None and rows is not None:
             scores = self.evaluation.scores
             self.at_w[i] = scores[:, rows.to(scores.device)].sum(dim=1, dtype=self.at_w.dtype)
         else:
@@ -107,7 +107,7 @@ class Sampling:
 
     def _augmentation(self, number: int) -> int:
         """Seed of the augmentation of one draw, or of both of a pair."""
-        return int(stream(self.seed, AUGMENTATION, number).generate_state(1, np.uint64)[0] >> 2)
+        return integer_seed(self.seed, AUGMENTATION, number, bits=62)  # room to count on from it
 
     def means_of_w(self) -> tuple[float, float]:
         """Mean error and mean loss of w: over all patterns, or over the augmentations that were seen."""

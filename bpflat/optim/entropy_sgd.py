@@ -63,8 +63,8 @@ class EntropySGD(Wrapper):
         Called without arguments after every update of the parameters, inner (noise included) and outer: for
         constraints, such as rows of norm 1.
     seed : int, SeedSequence or None
-        Of the noise, which must be the same in all data-parallel processes: give them the same seed.  With None, where
-        torch.distributed is initialised, process 0 tells all processes its own at their first step with noise.
+        Seed of the noise, which must be the same in all data-parallel processes: give them the same seed.  With None,
+        where torch.distributed is initialised, process 0 tells all processes its own at their first step with noise.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class EntropySGD(Wrapper):
         Those of `outer`: a learning-rate scheduler on this optimizer schedules η, as in Appendix C.  For η' give the
         scheduler ``.inner``.
     inner, outer, gamma, L, epsilon, alpha, reset_inner
-        As given; may be changed between steps.
+        Arguments as given; may be changed between steps.
 
     Raises
     ------
@@ -178,19 +178,20 @@ class EntropySGD(Wrapper):
         params : iterable
             Parameters or groups of them, as any torch optimizer takes.
         base : callable
-            Such as ``torch.optim.SGD``; for options named as those here are, ``functools.partial(RMSprop, alpha=0.9)``.
+            Class of optimizers, such as ``torch.optim.SGD``; for options named as those here are,
+            ``functools.partial(RMSprop, alpha=0.9)``.
         outer_lr : float
             η, for all groups; the learning rates in `options` and in the groups are η'.  1/2 is common with SGD.
         gamma, L, epsilon, alpha, reset_inner, project, seed
-            As of the class.
+            Arguments of the class.
         **options
-            Of `base`, such as ``lr=0.02, momentum=0.9``.
+            Options of `base`, such as ``lr=0.02, momentum=0.9``.
         """
         groups = parameter_groups(params)
         inner = make_base(base, groups, options)
         eta = {"lr": check_scalar("outer_lr", outer_lr)}
         outer = make_base(base, [group | eta for group in groups], options | eta)
-        loop = {"gamma": gamma, "L": L, "epsilon": epsilon, "alpha": alpha, "reset_inner": reset_inner}
+        loop: dict[str, Any] = {"gamma": gamma, "L": L, "epsilon": epsilon, "alpha": alpha, "reset_inner": reset_inner}
         return cls(inner, outer, **loop, project=project, seed=seed)
 
     @property
@@ -297,7 +298,7 @@ class EntropySGD(Wrapper):
         Returns
         -------
         Tensor, 0-d
-            On the device of the parameters; NaN before the first outer step.
+            Distance, on the device of the parameters; NaN before the first outer step.
         """
         return self._distance
 
@@ -389,9 +390,9 @@ class EntropySGD(Wrapper):
         if joined:
             anchors = self._copies("w", joined)
             self._distance = half_squared_distance(joined, anchors)
-            pull = torch._foreach_sub(anchors, self._copies("mu", joined))
+            gradients = torch._foreach_sub(anchors, self._copies("mu", joined))
             torch._foreach_copy_(joined, anchors)
-            with gradients_replaced(parameters(self.outer), dict(zip(joined, pull, strict=True))):
+            with gradients_replaced(parameters(self.outer), dict(zip(joined, gradients, strict=True))):
                 self.outer.step()
             self._constrain()
         self._inner_steps = 0

@@ -21,12 +21,12 @@ class Constant:
     Parameters
     ----------
     gamma : float
-        At least 0 and finite, else ValueError.
+        Coupling, at least 0 and finite, else ValueError.
     """
 
     gamma: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_scalar("gamma", self.gamma)
 
     def __call__(self, tau: float) -> float:
@@ -42,13 +42,13 @@ class Exponential:
     Parameters
     ----------
     gamma0, gamma1 : float
-        At least 0 and finite, else ValueError.
+        First coupling γ₀ and its growth γ₁ an epoch, at least 0 and finite, else ValueError.
     """
 
     gamma0: float
     gamma1: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_scalar("gamma0", self.gamma0)
         check_scalar("gamma1", self.gamma1)
 
@@ -85,7 +85,7 @@ class Cosine:
     Parameters
     ----------
     gamma_max : float
-        At least 0 and finite, else ValueError.
+        Last coupling, at least 0 and finite, else ValueError.
     epochs : float
         τ_tot, positive, else ValueError.
     """
@@ -93,7 +93,7 @@ class Cosine:
     gamma_max: float
     epochs: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_scalar("gamma_max", self.gamma_max)
         check_scalar("epochs", self.epochs, above=0.0)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bpflat.arguments import check_seed, stream
+from bpflat.arguments import check_seed
 from bpflat.optim.wrapper import add_scaled_, flat_views
+from bpflat.randomness import integer_seed
 
 
 class Noise:
@@ -55,7 +57,7 @@ class Noise:
         for kind in {device.type for device in self._generators}:
             used = [g.get_state() for device, g in self._generators.items() if device.type == kind]
             states[kind] = used + self._saved.get(kind, [])[len(used) :]
-        return {f"{kind}:{i}": state for kind, found in states.items() for i, state in enumerate(found)}
+        return {f"{kind}:{i}": state for kind, of_kind in states.items() for i, state in enumerate(of_kind)}
 
     def load(self, states: dict[str, Tensor]) -> None:
         """Go on where `state` was called."""
@@ -64,7 +66,7 @@ class Noise:
             saved[name.partition(":")[0]].append(state.cpu().clone())
         self._saved, self._generators = dict(saved), {}
 
-    def __deepcopy__(self, memo: dict) -> Noise:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Noise:
         """Copy that draws the same numbers."""
         twin = copy.copy(self)
         twin.load(self.state())
@@ -80,8 +82,7 @@ class Noise:
                 generator.set_state(saved[order])
             else:
                 self._agree()
-                own = stream(self._seed, 0, len(self._generators))
-                generator.manual_seed(int(own.generate_state(1, np.uint64)[0] >> 1))
+                generator.manual_seed(integer_seed(self._seed, 0, len(self._generators)))
             self._generators[device] = generator
         return self._generators[device]
 

@@ -37,7 +37,7 @@ def check_replicas(replicas: Sequence[Optimizer]) -> None:
         raise ValueError("replicas share parameters: each needs its own model")
 
 
-def _signature(base: Optimizer) -> list[list[tuple]]:
+def _signature(base: Optimizer) -> list[list[tuple[Any, ...]]]:
     return [[(p.shape, p.dtype, p.device) for p in group["params"]] for group in base.param_groups]
 
 
@@ -55,7 +55,7 @@ def count_replicas(replicas: Sequence[Optimizer], group: dist.ProcessGroup | Non
     if group is None:
         return len(replicas)
     here = (shapes(replicas[0]), [str(p.dtype) for p in parameters(replicas[0])], *coupling)
-    everywhere = [None] * dist.get_world_size(group)
+    everywhere: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everywhere, (here, len(replicas)), group=group)
     for rank, (there, _) in enumerate(everywhere):
         if there != everywhere[0][0]:

@@ -56,11 +56,13 @@ class ReplicatedSGD(Wrapper):
     K : int
         Steps between interactions.
     coupling : {"gradient", "decoupled"}
-        As above; or beside the base optimizer, as decoupled weight decay is, ``w^a ← base_a(w^a, dw^a) − η K γ (w^a −
-        w̄)`` with ``η K γ`` held at 1, where the replicas meet, and both terms taken at the weights before the step.
-        "decoupled" is for pulls that must be known and cannot overshoot: to hold replicas together however large γ is,
-        or to scale γ by η under an adaptive optimizer.  It is another algorithm: with momentum μ the same γ pulls 1 −
-        μ times as strongly, and under RMSprop or Adam the strength of the pull has nothing to do with the gradients'.
+        Attraction as above; or beside the base optimizer, as decoupled weight decay is,
+        ``w^a ← base_a(w^a, dw^a) − η K γ (w^a − w̄)`` with ``η K γ`` held at 1, where the replicas meet, and both terms
+        taken at the weights before the step.
+        "decoupled" is for an attraction that must be known and cannot overshoot: to hold replicas together however
+        large γ is, or to scale γ by η under an adaptive optimizer.  It is another algorithm: with momentum μ the same
+        γ attracts 1 − μ times as strongly, and under RMSprop or Adam the strength of the attraction has nothing to do
+        with the gradients'.
     group : torch.distributed.ProcessGroup, optional
         Processes whose replicas are coupled, such as ``torch.distributed.group.WORLD``; any number of replicas in each.
         By default those of this process alone.
@@ -73,7 +75,7 @@ class ReplicatedSGD(Wrapper):
         Those of all replicas of this process, and of the first: a learning-rate scheduler on this optimizer schedules
         them all.
     replicas, gamma, K, coupling
-        As given; may be changed between steps, in all processes alike.
+        Arguments as given; may be changed between steps, in all processes alike.
     y : int
         Replicas in all processes.
 
@@ -85,7 +87,7 @@ class ReplicatedSGD(Wrapper):
 
     Notes
     -----
-    γ is that of eq. 6.  Code that leaves the ½ of eq. 2 out of its coupling pulls twice as strongly for the same γ:
+    γ is that of eq. 6.  Code that leaves the ½ of eq. 2 out of its coupling attracts twice as strongly for the same γ:
     give 2γ here for its γ.
 
     Frozen parameters (``requires_grad=False``) and those with sparse gradients are left to the base optimizers: they
@@ -190,13 +192,13 @@ class ReplicatedSGD(Wrapper):
         Parameters
         ----------
         replicas : sequence
-            Of each replica in this process the parameters or groups of them, as any torch optimizer takes.
+            Parameters of each replica in this process, or groups of them, as any torch optimizer takes.
         base : callable
-            Such as ``torch.optim.SGD``.
+            Class of optimizers, such as ``torch.optim.SGD``.
         gamma, K, coupling, group, project
-            As of the class.
+            Arguments of the class.
         **options
-            Of `base`, such as ``lr=0.05, momentum=0.9``.
+            Options of `base`, such as ``lr=0.05, momentum=0.9``.
         """
         bases = [make_base(base, parameter_groups(params), options) for params in check_sequence(replicas)]
         return cls(bases, gamma=gamma, K=K, coupling=coupling, group=group, project=project)
@@ -292,7 +294,7 @@ class ReplicatedSGD(Wrapper):
         Returns
         -------
         Tensor, 0-d
-            On the device of the parameters.
+            Distance, on the device of the parameters.
         """
         self._require_outside_centre("distance()")
         coupled = coupled_parameters(self.replicas)
@@ -324,10 +326,10 @@ class ReplicatedSGD(Wrapper):
         total = sum(torch.as_tensor(loss).detach().to(distance) for loss in losses)
         if self.group is not None:
             dist.all_reduce(total, group=self.group)
-        balance = check_scalar("the distance of the replicas", self.y * distance)
-        if balance == 0:
+        distances = check_scalar("the distance of the replicas", self.y * distance)
+        if distances == 0:
             raise ValueError("all replicas have the same weights, so no γ balances loss and distance; initialise each")
-        return check_scalar("the sum of the losses", total) / balance
+        return check_scalar("the sum of the losses", total) / distances
 
     def state_dict(self) -> dict[str, Any]:
         """State of this process: of its base optimizers and the interaction, of plain containers and tensors.
@@ -380,12 +382,12 @@ class ReplicatedSGD(Wrapper):
             base.step()
         if self.coupling == "decoupled":
             for group, members in zip(base.param_groups, params, strict=True):
-                pull = group["lr"] * strength
-                pull = pull.clamp(max=1.0) if isinstance(pull, Tensor) else min(pull, 1.0)
-                add_scaled_(members, offsets[: len(members)], -pull)
+                attraction = group["lr"] * strength
+                attraction = attraction.clamp(max=1.0) if isinstance(attraction, Tensor) else min(attraction, 1.0)
+                add_scaled_(members, offsets[: len(members)], -attraction)
                 offsets = offsets[len(members) :]
 
-    def __deepcopy__(self, memo: dict) -> ReplicatedSGD:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplicatedSGD:
         """Copy as of the base class, in the same processes."""
         memo[id(self.group)] = self.group
         twin = super().__deepcopy__(memo)

@@ -13,7 +13,7 @@ def attraction_limit(K: int, momentum: float = 0.0, dampening: float = 0.0, nest
     """Largest ``η K γ`` at which replicas under SGD, attracted at every K-th step, do not overshoot for ever.
 
     Without a loss, the distance u of a replica from the centre and its velocity s (times η) undergo a linear map from
-    one interaction to the next.  With kick κ = η K γ, n = 1 for Nesterov's momentum μ and 0 without, c = μ for
+    one interaction to the next.  With κ = η K γ, n = 1 for Nesterov's momentum μ and 0 without, c = μ for
     Nesterov's and 1 without, S = (1 − μ^K)/(1 − μ) and dampening δ::
 
         u ← (1 − n κ − c S (1 − δ) κ) u − c S μ s,      s ← μ^(K−1) (1 − δ) κ u + μ^K s
@@ -25,7 +25,7 @@ def attraction_limit(K: int, momentum: float = 0.0, dampening: float = 0.0, nest
     K : int
         Steps between interactions.
     momentum, dampening, nesterov
-        As of `torch.optim.SGD`.
+        Options of `torch.optim.SGD`.
 
     Returns
     -------

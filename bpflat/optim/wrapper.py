@@ -11,7 +11,7 @@ import copy
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ class Wrapper(Optimizer):
         """Refused: add the group to each wrapped optimizer, with its own options there."""
         raise ValueError("add the group to each wrapped optimizer (.inner and .outer, or .replicas), not to this one")
 
-    def __deepcopy__(self, memo: dict) -> Wrapper:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wrapper:
         """Copy, parameters included, as of any torch optimizer; hooks and schedulers stay with the original.
 
         The copy is that of a model if both are copied at once: ``model, optimizer = deepcopy((model, optimizer))``.
@@ -107,7 +107,7 @@ class Wrapper(Optimizer):
         twin.__setstate__({name: copy.deepcopy(value, memo) for name, value in own.items()})
         return twin
 
-    def __getstate__(self):
+    def __getstate__(self) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} cannot be pickled, only deepcopied with its model; save its state_dict()"
         )
@@ -200,8 +200,8 @@ def gradients_replaced(params: list[Tensor], gradients: dict[Tensor, Tensor]) ->
 
 def flat_views(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Zeroed flat buffers, one a device and dtype, and views of them in the shapes and strides of `tensors`."""
-    layouts: dict[tuple, list[tuple[int, int]]] = defaultdict(list)
-    sizes: dict[tuple, int] = defaultdict(int)
+    layouts: dict[tuple[torch.device, torch.dtype], list[tuple[int, int]]] = defaultdict(list)
+    sizes: dict[tuple[torch.device, torch.dtype], int] = defaultdict(int)
     for index, tensor in enumerate(tensors):
         kind = tensor.device, tensor.dtype
         layouts[kind].append((index, sizes[kind]))
@@ -233,7 +233,7 @@ def half_squared_distance(tensors: list[Tensor], others: list[Tensor]) -> Tensor
     return torch.stack([norm.to(norms[0]) for norm in norms]).square().sum() / 2
 
 
-def check_state(state: dict, own: dict[str, Any], keys: Sequence[str]) -> None:
+def check_state(state: dict[str, Any], own: dict[str, Any], keys: Sequence[str]) -> None:
     """Raise a ValueError unless `state` has all `keys` and says the same as `own`: nothing is loaded before."""
     missing = [key for key in (*keys, *own) if not isinstance(state, dict) or key not in state]
     if missing:

@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose
 
 from bpflat import LocalEntropyCurve, local_energy, local_entropy
 from bpflat.cli import main
-from tests.bpflat.estimators.test_bp import random_instance
-from tests.figures.test_figures import STORED
+from tests.instances import random_instance
+from tests.stored import STORED
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 import dataclasses
 
-import matplotlib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import ndtr
 
 from bpflat import committee, energy
-from bpflat.arguments import spawn_streams
 from bpflat.energy import LocalEnergyProfile, local_energy
+from bpflat.randomness import spawn_streams
 from tests.naive import committee as naive
 
 NUMBERS = ["sigma", "delta_error", "std_error", "train_error", "n_samples"]
@@ -324,17 +323,3 @@ class TestProfile:
     def test_frozen(self, profile):
         with pytest.raises(dataclasses.FrozenInstanceError):
             profile.n_samples = 3
-
-    def test_plot(self, profile):
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure, ax = plt.subplots()
-        assert profile.plot(ax, label="SGD") is ax
-        n_references = 1 if profile.delta_error.ndim == 1 else 3
-        assert len(ax.lines) == len(ax.collections) == n_references
-        assert_array_equal(ax.lines[0].get_ydata(), np.atleast_2d(profile.delta_error)[0])
-        assert ax.get_legend_handles_labels()[1] == ["SGD"]
-        assert r"\sigma" in ax.get_xlabel() and r"\delta E" in ax.get_ylabel()
-        assert profile.plot() is ax  # the current axes
-        plt.close(figure)

@@ -1,17 +1,12 @@
 """local_entropy: curves, limits, stored solutions, bad input, files."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bpflat import LocalEntropyCurve, committee, load_reduced_fashion_mnist, local_entropy
+from bpflat import LocalEntropyCurve, committee, local_entropy
 from bpflat.bp import make_nodes, solve_edges, solve_nodes
-from tests.bpflat.estimators.test_bp import random_instance
-
-REFERENCE = Path(__file__).parents[1] / "reference"
+from tests.instances import random_instance
 
 
 @pytest.fixture(scope="module")
@@ -107,28 +102,18 @@ class TestCurve:
             assert_allclose(row, local_entropy(reference, patterns, labels, [0.1, 1.0]).phi, rtol=1e-9)
 
     def test_a_point_that_fails_leaves_the_others(self, instance, monkeypatch):
-        from bpflat.bp import node_solver
+        from bpflat.estimators import node_bp
 
-        solve = node_solver.solve
+        solve = node_bp.solve
 
-        def failing(nodes, labels, delta, **options):
-            return solve(nodes, labels, delta, **(options | {"max_steps": 0} if 0.3 < delta < 0.7 else options))
+        def failing(problem, delta, **options):
+            return solve(problem, delta, **(options | {"max_steps": 0} if 0.3 < delta < 0.7 else options))
 
-        monkeypatch.setattr(node_solver, "solve", failing)
+        monkeypatch.setattr(node_bp, "solve", failing)
         curve = local_entropy(*instance, [0.1, 0.5, 1.0])
         assert_array_equal(curve.converged, [True, False, True])
         for name in ("phi", "log_z", "distance"):
             assert_array_equal(np.isnan(getattr(curve, name)), [False, True, False])
-
-
-@pytest.fixture(scope="module")
-def stored():
-    """Three trained machines with their data, and what an independent implementation found around them."""
-    with np.load(REFERENCE / "solutions.npz") as archive:
-        weights = archive["weights"].astype(float)
-    data = load_reduced_fashion_mnist()
-    problems = [(w, data.train_patterns, data.train_labels) for w in weights]
-    return problems, json.loads((REFERENCE / "expected.json").read_text())
 
 
 class TestStoredSolutions:

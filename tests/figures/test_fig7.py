@@ -12,13 +12,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from bpflat.flatness import local_energy
-from figures import fig7, networks, pgdl
-from figures.networks import SIGMAS, Grid, Network, load_networks, train_missing
-from figures.pgdl import Architecture, measure_missing
-from figures.statistics import UNKNOWN
-from training.augment import Augmentation
+from figures import fig7
+from figures.draw.networks import levels_of, look_of
+from figures.measure import networks, pgdl
+from figures.measure.networks import KINDS, SIGMAS, Grid, Network, correlations, load_networks, train_missing
+from figures.measure.pgdl import Architecture, measure_missing
+from figures.measure.statistics import UNKNOWN
+from tests.figures.toy_runs import network
+from training.deep.augment import Augmentation
 from training.models.small import VGGLike
-from training.tfrecords import read_images
+from training.published.tfrecords import read_images
 
 TOY = Grid(
     dropout=(0.0, 0.5),
@@ -51,42 +54,18 @@ def data(tmp_path_factory):
     return path
 
 
-def network(**changes):
-    """A network that never was."""
-    fields = {
-        "name": "toy",
-        "architecture": "toy",
-        "dropout": 0.0,
-        "batch": 8,
-        "weight_decay": 0.0,
-        "n_train": 100,
-        "train_error": 0.0,
-        "train_loss": 0.01,
-        "test_error": 0.2,
-        "fitted": True,
-        "sigma": np.array([0.1, 0.5]),
-        "delta_error": np.array([0.1, 0.3]),
-        "std_error": np.array([0.01, 0.02]),
-        "n_samples": 64,
-        "setting": "{}",
-        "versions": "{}",
-        "git_revision": "none",
-    }
-    return Network(**(fields | changes))
-
-
 @pytest.fixture
 def made_up():
     """Twelve networks whose test error follows δE at the second σ only; one more that does not fit."""
     rng = np.random.default_rng(1)
     delta = rng.random((12, 2))
-    found = [
+    fitted = [
         network(
             name=f"n{i}", dropout=[0.0, 0.5][i % 2], batch=[8, 32][i // 6], delta_error=d, test_error=0.2 + d[1] / 9
         )
         for i, d in enumerate(delta)
     ]
-    return [*found, network(name="unfit", fitted=False, test_error=0.9, delta_error=np.zeros(2))]
+    return [*fitted, network(name="unfit", fitted=False, test_error=0.9, delta_error=np.zeros(2))]
 
 
 class TestGrid:
@@ -99,8 +78,8 @@ class TestGrid:
 
     def test_trains_only_what_is_missing(self, data, tmp_path, monkeypatch):
         train_missing(TOY, tmp_path, data=data)
-        found = load_networks(tmp_path)
-        assert [(n.dropout, n.batch) for n in found] == [(0, 10), (0, 20), (0.5, 10), (0.5, 20)]
+        trained = load_networks(tmp_path)
+        assert [(n.dropout, n.batch) for n in trained] == [(0, 10), (0, 20), (0.5, 10), (0.5, 20)]
         assert len(list(tmp_path.iterdir())) == 4  # neither checkpoints nor weights
         before = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
         (tmp_path / "vgg-p0-b20-wd0-seed0.npz").unlink()
@@ -110,59 +89,59 @@ class TestGrid:
         train_missing(TOY, tmp_path, data=data)
         assert len(calls) == 1
         again = Network.load(tmp_path / "vgg-p0-b20-wd0-seed0.npz")
-        assert_array_equal(again.delta_error, found[1].delta_error)
-        assert (again.test_error, again.epochs) == (found[1].test_error, found[1].epochs)
+        assert_array_equal(again.delta_error, trained[1].delta_error)
+        assert (again.test_error, again.epochs) == (trained[1].test_error, trained[1].epochs)
         assert all(path.read_bytes() == old for path, old in before.items() if path.stem != "vgg-p0-b20-wd0-seed0")
         with pytest.raises(ValueError, match=r"its recipe\.epochs is 3, not 5"):
             train_missing(dataclasses.replace(TOY, epochs=5), tmp_path, data=data)
 
     def test_ends_at_the_training_loss(self, data, tmp_path):
         """The threshold is passed, and not before the last epoch."""
-        one = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,), epochs=30, eta=0.02, stop_loss=2.0)
-        train_missing(one, tmp_path / "whole", data=data)
+        grid = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,), epochs=30, eta=0.02, stop_loss=2.0)
+        train_missing(grid, tmp_path / "whole", data=data)
         (stopped,) = load_networks(tmp_path / "whole")
         assert stopped.fitted and stopped.train_loss < 2 and 1 < stopped.epochs < 30
-        train_missing(dataclasses.replace(one, stop_loss=1e-6), tmp_path / "capped", data=data)
+        train_missing(dataclasses.replace(grid, stop_loss=1e-6), tmp_path / "capped", data=data)
         (capped,) = load_networks(tmp_path / "capped")
         assert not capped.fitted and capped.epochs == 30 and capped.train_loss < stopped.train_loss
 
     def test_profile_is_that_of_the_trained_network(self, data, tmp_path, monkeypatch):
-        one = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,))
+        grid = dataclasses.replace(TOY, dropout=(0.0,), batch=(10,))
         seen = []
         measured = networks.profile_of
         monkeypatch.setattr(networks, "profile_of", lambda *a, **o: seen.append(a) or measured(*a, **o))
-        train_missing(one, tmp_path, data=data)
+        train_missing(grid, tmp_path, data=data)
         ((model, inputs, labels),) = seen
-        (found,) = load_networks(tmp_path)
+        (trained,) = load_networks(tmp_path)
         assert inputs.shape == (40, 3, 8, 8) and isinstance(model, VGGLike)
         wrong = (model(inputs).argmax(1) != labels).double().mean()
-        assert_allclose(found.train_error, wrong)
+        assert_allclose(trained.train_error, wrong)
         rises = []
         for seed in range(1, 6):
             profile = local_energy(model, (inputs, labels), SIGMAS, n_samples=64, seed=seed)
             rises.append((profile.delta_error, profile.std_error**2))
         mean, variance = np.mean(rises, axis=0)
-        assert np.all(abs(found.delta_error - mean) < 4 * np.sqrt(found.std_error**2 + variance / 5) + 1e-9)
-        assert_allclose(found.deviation, np.sqrt(64) * found.std_error)
+        assert np.all(abs(trained.delta_error - mean) < 4 * np.sqrt(trained.std_error**2 + variance / 5) + 1e-9)
+        assert_allclose(trained.deviation, np.sqrt(64) * trained.std_error)
 
 
 class TestDrawing:
     def test_correlations_are_scipys(self, made_up):
-        found = fig7.correlations(made_up)
+        by_kind = correlations(made_up)
         fitted = made_up[:-1]
         delta = np.array([n.delta_error for n in fitted])
         test = [n.test_error for n in fitted]
         for s in range(2):
-            pearson, spearman = found["pearson"][s], found["spearman"][s]
+            pearson, spearman = by_kind["pearson"][s], by_kind["spearman"][s]
             assert_allclose((pearson.value, pearson.p_value), stats.pearsonr(delta[:, s], test))
             assert_allclose((spearman.value, spearman.p_value), stats.spearmanr(delta[:, s], test))
             assert pearson.low <= pearson.value <= pearson.high
-        assert_allclose([found[kind][1].value for kind in fig7.KINDS], 1)
-        assert found["pearson"][0].value < 0.8
+        assert_allclose([by_kind[kind][1].value for kind in KINDS], 1)
+        assert by_kind["pearson"][0].value < 0.8
 
     def test_picture_and_tables(self, made_up, tmp_path, capsys):
-        for one in made_up:
-            one.save(tmp_path / f"{one.name}.npz")
+        for toy in made_up:
+            toy.save(tmp_path / f"{toy.name}.npz")
         assert fig7.main(["--results", str(tmp_path)]) == 0
         assert "1 of 13 networks" in capsys.readouterr().out.replace("\n", " ")
         rows = list(csv.DictReader((tmp_path / "fig7.csv").open()))
@@ -182,21 +161,21 @@ class TestDrawing:
         assert (tmp_path / "fig7.csv").read_bytes() == first
 
     def test_regulariser_that_no_networks_share(self, made_up):
-        found = [dataclasses.replace(one, batch=i) for i, one in enumerate(made_up)]
-        assert all(one is UNKNOWN for one in fig7.correlations(found)["batch"])
-        assert fig7.report(found).splitlines()[2].split(" | ")[4] == "—"
+        apart = [dataclasses.replace(toy, batch=i) for i, toy in enumerate(made_up)]
+        assert all(value is UNKNOWN for value in correlations(apart)["batch"])
+        assert fig7.report(apart).splitlines()[2].split(" | ")[4] == "—"
 
     def test_symbols(self, made_up):
-        levels = fig7.levels_of(made_up)
-        looks = [fig7.look_of(one, levels) for one in made_up]
+        levels = levels_of(made_up)
+        looks = [look_of(toy, levels) for toy in made_up]
         assert [look["fillstyle"] for look in looks] == ["full"] * 12 + ["none"]
         assert len({(look["color"], look["marker"]) for look in looks}) == 4
 
     def test_what_cannot_be_drawn(self, made_up, tmp_path, capsys):
         assert fig7.main(["--results", str(tmp_path)]) == 2
         assert "no networks; give --data FILE" in capsys.readouterr().err
-        for one in made_up[:2]:
-            one.save(tmp_path / f"{one.name}.npz")
+        for toy in made_up[:2]:
+            toy.save(tmp_path / f"{toy.name}.npz")
         assert fig7.main(["--results", str(tmp_path)]) == 2
         assert "at least 3 networks" in capsys.readouterr().err
         network(architecture="another").save(tmp_path / "other.npz")
@@ -251,10 +230,10 @@ class TestRecords:
         write_records(
             tmp_path / "shard_1.tfrecord", images[4:], labels[4:], lambda n: b"\x08\x03" + b"\x38" + varint(n)
         )
-        found, found_labels = read_images(tmp_path)
-        assert_array_equal(found, images.transpose(0, 3, 1, 2))
-        assert_array_equal(found_labels, labels)
-        assert (found.dtype, found_labels.dtype) == (torch.float32, torch.int64)
+        inputs, read_labels = read_images(tmp_path)
+        assert_array_equal(inputs, images.transpose(0, 3, 1, 2))
+        assert_array_equal(read_labels, labels)
+        assert (inputs.dtype, read_labels.dtype) == (torch.float32, torch.int64)
 
     def test_packed_label(self, arrays, tmp_path):
         images, labels = arrays
@@ -278,7 +257,7 @@ class TestCompetition:
     def task(self, tmp_path):
         """Three models of width 3, one of width 5; 20 images of 6 × 6 pixels in 2 classes."""
         pytest.importorskip("h5py")
-        from tests.training.published.test_pgdl import write
+        from tests.training.published.toy_pgdl import write
 
         rng = np.random.default_rng(4)
         task = tmp_path / "task"
@@ -309,18 +288,18 @@ class TestCompetition:
     def test_models_of_one_architecture(self, task, tmp_path, monkeypatch):
         options = {"architecture": Architecture(blocks=1, width=3, dense=(6,)), "stop_loss": np.inf}
         measure_missing(task, tmp_path / "results", **options)
-        found = load_networks(tmp_path / "results")
-        assert [(n.name, n.dropout, n.batch) for n in found] == [
+        measured = load_networks(tmp_path / "results")
+        assert [(n.name, n.dropout, n.batch) for n in measured] == [
             ("pgdl-0", 0.0, 8),
             ("pgdl-2", 0.0, 32),
             ("pgdl-3", 0.5, 64),
         ]
-        assert_allclose([n.test_error for n in found], [0.1, 0.3, 0.4])
-        assert all(n.fitted and n.train_error == 0 and n.n_train == 20 and n.n_samples == 64 for n in found)
+        assert_allclose([n.test_error for n in measured], [0.1, 0.3, 0.4])
+        assert all(n.fitted and n.train_error == 0 and n.n_train == 20 and n.n_samples == 64 for n in measured)
         model = pgdl.load_model(task / "model_2")
         images = read_images(task / "dataset_1" / "train")
-        assert_allclose(found[1].delta_error, local_energy(model, images, SIGMAS, n_samples=64, seed=0).delta_error)
-        assert fig7.correlations(found)["pearson"][0].p_value > 0
+        assert_allclose(measured[1].delta_error, local_energy(model, images, SIGMAS, n_samples=64, seed=0).delta_error)
+        assert correlations(measured)["pearson"][0].p_value > 0
 
         def forbidden(*args, **options):
             raise AssertionError("measured again")
@@ -373,8 +352,8 @@ class TestStored:
         """Each is of the quick preset, and those that are compared fit their training images."""
         grid = networks.GRIDS["quick"]
         rows = {recipe.row: recipe for recipe in grid.recipes()}
-        for one in stored:
-            setting = networks._setting(grid, rows[one.name], one.seed)
-            assert json.loads(one.setting) == json.loads(json.dumps(setting))
-            assert one.fitted == (one.train_loss < grid.stop_loss) and one.n_samples == 64
-        assert max(one.train_error for one in stored if one.fitted) < 0.02
+        for trained in stored:
+            setting = networks._setting(grid, rows[trained.name], trained.seed)
+            assert json.loads(trained.setting) == json.loads(json.dumps(setting))
+            assert trained.fitted == (trained.train_loss < grid.stop_loss) and trained.n_samples == 64
+        assert max(trained.train_error for trained in stored if trained.fitted) < 0.02

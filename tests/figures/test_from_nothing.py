@@ -17,16 +17,15 @@ from training.models.cifar_resnet import CifarResNet
 SOURCES = {path.stem: path for path in Path(figures.__file__).parent.glob("*.py")}
 PROGRAMS = sorted(name for name, path in SOURCES.items() if 'if __name__ == "__main__"' in path.read_text("utf-8"))
 
-SMALL = "--restarts 4 --n-train 100 --max-epochs 60"
+SMALL = "--restarts 4 --n-train 120 --max-epochs 60"
 ROW = "smallconvnet-cifar10"
 COMMANDS = {
     "fig1": f"--preset paper --results fig1-paper --jobs 1 {SMALL}",
     "fig6": f"--preset paper --results fig6-paper --jobs 1 {SMALL}",
     "estimators": "--minima fig1-paper --results estimators --n-samples 300 --jobs 1",
-    "readings": "--default fig1-paper --results readings --restarts 2 --max-epochs 3 --jobs 1",
     "conventions": "--draws 2 --restarts 2 --n-train 120 --max-epochs 3 --results conventions --runs runs/conventions"
     " --jobs 1",
-    "draws": "--draws 2 --restarts 3 --n-train 100 --max-epochs 20 --results draws --runs runs/draws --jobs 1",
+    "draws": "--results conventions",
     "table1": f"--run {ROW} --columns baseline --data images.npz --seeds 1 --epochs-scale 0.01 --flatness-every 2"
     " --flatness-samples 3 --flatness-sigmas 0.5 --results table1 --jobs 1",
     "fig2": "--results table1",
@@ -40,7 +39,8 @@ COMMANDS = {
     "agreement": f"--stored . --results agreement {SMALL}",
 }
 NEEDED = {  # programs that draw what others make
-    **{name: ["fig1"] for name in ("estimators", "readings")},
+    "estimators": ["fig1"],
+    "draws": ["conventions"],
     **{name: ["table1"] for name in ("fig2", "fig3", "fig4", "fig5")},
     "agreement": ["fig1", "fig6", "fig7"],
 }
@@ -48,9 +48,8 @@ PROMISED = {  # what a program says that it writes
     "fig1": "fig1-paper/fig1 pdf png csv md",
     "fig6": "fig6-paper/fig6 pdf png csv md",
     "estimators": "estimators/estimators pdf png csv",
-    "readings": "readings/readings md",
     "conventions": "conventions/conventions csv md",
-    "draws": "draws/draws pdf png csv md",
+    "draws": "conventions/draws pdf png csv md",
     "table1": "table1/table1 pdf png csv md",
     **{name: f"table1/{name} pdf png csv" for name in ("fig2", "fig3", "fig4", "fig5")},
     "fig7": "fig7/fig7 pdf png csv md",
@@ -120,23 +119,21 @@ def test_runs_from_nothing(name, make, capsys):
 
 def test_draws_are_not_computed_again(make):
     """Measures alone, without the minima, give the same numbers; some are local entropies."""
-    make("draws")
-    with open("draws/draws.csv", newline="") as file:
+    make("conventions")
+    with open("conventions/conventions.csv", newline="") as file:
         assert any(float(row["phi_far"]) < 0 for row in csv.DictReader(file))
-    before = {path: path.read_bytes() for path in promised("draws")}
-    shutil.rmtree("runs/draws")
-    assert run("draws", COMMANDS["draws"]) == 0
-    assert {path: path.read_bytes() for path in before} == before and not Path("runs/draws").exists()
+    before = {path: path.read_bytes() for path in promised("conventions")}
+    shutil.rmtree("runs/conventions")
+    assert run("conventions", COMMANDS["conventions"]) == 0
+    assert {path: path.read_bytes() for path in before} == before and not Path("runs/conventions").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("fig1", "--max-epochs 1 --n-train 100 --restarts 1", "reached zero training errors; train longer"),
         ("fig6", "--n-train 7 --restarts 1", "patterns are 7, fewer than one minibatch"),
-        ("draws", "--restarts 1", "--restarts must be at least 2"),
+        ("conventions", "--draws 1", "must be at least 2: nothing differs between draws"),
         ("estimators", "--minima nowhere", "sgd-fast.npz is not there; make it: python -m figures.fig1"),
-        ("readings", "--default nowhere", "sgd-fast.npz is not there; make it: python -m figures.fig1 --preset paper"),
     ],
 )
 def test_refused(name, options, message, tmp_path, capsys):

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from figures import fig3, fig4, fig5, profiles
-from figures.profiles import LEGEND_LINES, load_profiles, note
-from tests.figures.test_table1 import saved
-from training import deep
-from training.deep_results import FlatnessHistory
-from training.recipes import as_plain, find_recipe
+from figures import fig3, fig4, fig5, program
+from figures.draw.profiles import LEGEND_LINES, note
+from figures.measure.profiles import load_profiles
+from tests.figures.toy_runs import saved
+from training.deep.__main__ import main
+from training.deep.recipes import as_plain, find_recipe
+from training.deep.results import DeepRun, FlatnessHistory
 
 ROW, OTHER = "resnet18-cifar10", "resnet110-cifar10"
 SIGMA = np.array([0.1, 0.2, 0.4])
@@ -50,8 +51,9 @@ def folder(tmp_path):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved, kept open."""
-    kept = []
-    monkeypatch.setattr(profiles.plt, "close", kept.append)
+    kept, save = [], program.save_figure
+    monkeypatch.setattr(program, "save_figure", lambda figure, *where: kept.append(figure) or save(figure, *where))
+    monkeypatch.setattr(plt, "close", lambda which: None)
     yield kept
     monkeypatch.undo()
     plt.close("all")
@@ -63,8 +65,8 @@ def legend(axes):
 
 def line(axes, label):
     """Points of the line, or of the one with error bars, that has this label."""
-    (found,) = (handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True) if name == label)
-    drawn = found[0] if isinstance(found, tuple) else found
+    (handle,) = (each for each, name in zip(*axes.get_legend_handles_labels(), strict=True) if name == label)
+    drawn = handle[0] if isinstance(handle, tuple) else handle
     return drawn.get_xydata()
 
 
@@ -114,7 +116,7 @@ def test_many_epochs_are_drawn_and_some_named(tmp_path, figures):
     measured(tmp_path, "baseline", 0, epochs=range(1, 41))
     assert fig3.main(["--results", str(tmp_path)]) == 0
     axes = figures[0].axes[0]
-    assert len([one for one in axes.get_lines() if len(one.get_xdata()) == 4]) == 40
+    assert len([drawn for drawn in axes.get_lines() if len(drawn.get_xdata()) == 4]) == 40
     names = [text.split(":")[0] for text in legend(axes)]
     assert len(names) == LEGEND_LINES and names[0] == "1" and names[-1] == "40"
 
@@ -195,10 +197,10 @@ def test_a_run_that_was_really_trained(tmp_path):
         "--flatness-sigmas",
         "0.5",
     ]
-    assert deep.main(command) == 0
+    assert main(command) == 0
     assert fig3.main(["--results", str(results), "--row", "smallconvnet-cifar10"]) == 0
     assert [r["epoch"] for r in table(results / "fig3.csv")] == ["2", "3"]
-    run = deep.DeepRun.load(results / "smallconvnet-cifar10-baseline-seed0.npz")
+    run = DeepRun.load(results / "smallconvnet-cifar10-baseline-seed0.npz")
     last = table(results / "fig3.csv")[-1]
     assert float(last["delta_error (%)"]) == pytest.approx(100 * run.flatness.delta_error[-1, 0], rel=1e-5)
     assert float(last["train loss"]) == pytest.approx(run.train_loss, rel=1e-3)

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from figures.statistics import (
+from figures.measure.statistics import (
     UNKNOWN,
     centred_ranks,
     correlate,
@@ -22,25 +22,25 @@ class TestCorrelate:
         rng = np.random.default_rng(0)
         x = rng.normal(size=40)
         y = x + rng.normal(size=40)
-        found = correlate(x, y, np.zeros(40), kind=kind, rng=rng)
+        estimate = correlate(x, y, np.zeros(40), kind=kind, rng=rng)
         expected = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[kind](x, y)
-        assert_allclose((found.value, found.p_value), expected)
-        assert found.low < found.value < found.high
+        assert_allclose((estimate.value, estimate.p_value), expected)
+        assert estimate.low < estimate.value < estimate.high
 
     def test_interval_of_pearson_is_fishers(self):
         """Large normal samples: the interval is tanh(atanh r ± 1.96/√(n - 3)), to 15 % of its width."""
         rng = np.random.default_rng(1)
         x = rng.normal(size=400)
         y = 0.5 * x + rng.normal(size=400)
-        found = correlate(x, y, np.zeros(400), kind="pearson", rng=rng)
-        low, high = np.tanh(np.arctanh(found.value) + np.array([-1.96, 1.96]) / np.sqrt(397))
-        assert_allclose((found.low, found.high), (low, high), atol=0.15 * (high - low))
+        estimate = correlate(x, y, np.zeros(400), kind="pearson", rng=rng)
+        low, high = np.tanh(np.arctanh(estimate.value) + np.array([-1.96, 1.96]) / np.sqrt(397))
+        assert_allclose((estimate.low, estimate.high), (low, high), atol=0.15 * (high - low))
 
     def test_groups_keep_their_sizes(self):
         """Two far groups: resampling within them can never lose the correlation that they make."""
         groups = np.repeat([0, 1], [2, 30])
-        found = correlate(groups + 0.0, groups + 0.0, groups, kind="pearson", rng=np.random.default_rng(2))
-        assert_allclose((found.low, found.high), 1.0)
+        estimate = correlate(groups + 0.0, groups + 0.0, groups, kind="pearson", rng=np.random.default_rng(2))
+        assert_allclose((estimate.low, estimate.high), 1.0)
 
     def test_nothing_to_correlate(self):
         for x, y in (([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([], [])):
@@ -59,10 +59,10 @@ class TestVarianceComponents:
         """4000 draws of 3 restarts: both deviations within 5 % (about 3 standard errors)."""
         rng = np.random.default_rng(3)
         values = 2 + 0.5 * rng.normal(size=(4000, 1)) + 0.3 * rng.normal(size=(4000, 3))
-        found = variance_components(values)
-        assert_allclose((found.between, found.within), (0.5, 0.3), rtol=0.05)
-        assert abs(found.mean - 2) < 3 * found.std_error
-        assert_allclose(found.std_error, np.sqrt((0.25 + 0.09 / 3) / 4000), rtol=0.05)
+        estimate = variance_components(values)
+        assert_allclose((estimate.between, estimate.within), (0.5, 0.3), rtol=0.05)
+        assert abs(estimate.mean - 2) < 3 * estimate.std_error
+        assert_allclose(estimate.std_error, np.sqrt((0.25 + 0.09 / 3) / 4000), rtol=0.05)
 
     def test_no_variance_between_draws(self):
         assert variance_components([[0.0, 1.0], [1.0, 0.0]]).between == 0
@@ -79,9 +79,9 @@ class TestPairedDifference:
         draw = 10 * rng.normal(size=(30, 1))
         first = draw + 1 + 0.1 * rng.normal(size=(30, 4))
         second = draw + 0.1 * rng.normal(size=(30, 4))
-        found = paired_difference(first, second)
-        assert_allclose(found.mean, 1, atol=0.05)
-        assert found.low < 1 < found.high and found.high - found.low < 0.2
+        estimate = paired_difference(first, second)
+        assert_allclose(estimate.mean, 1, atol=0.05)
+        assert estimate.low < 1 < estimate.high and estimate.high - estimate.low < 0.2
 
     @pytest.mark.parametrize(("between", "within"), [(0.0, 1.0), (0.5, 0.3), (1.0, 0.1)])
     def test_coverage(self, between, within):
@@ -90,16 +90,16 @@ class TestPairedDifference:
         shared = 10 * rng.normal(size=(2000, 7, 1))
         first = shared + 0.3 + between * rng.normal(size=(2000, 7, 1)) + within * rng.normal(size=(2000, 7, 2))
         second = shared + within * rng.normal(size=(2000, 7, 2))
-        found = [paired_difference(*study) for study in zip(first, second, strict=True)]
-        assert 0.93 <= np.mean([one.low <= 0.3 <= one.high for one in found]) <= 0.97
+        intervals = [paired_difference(*study) for study in zip(first, second, strict=True)]
+        assert 0.93 <= np.mean([i.low <= 0.3 <= i.high for i in intervals]) <= 0.97
 
 
 class TestMeanInterval:
     def test_is_scipys(self):
         values = np.random.default_rng(6).normal(size=7)
-        found = mean_interval(values)
-        assert_allclose((found.low, found.high), stats.ttest_1samp(values, 0).confidence_interval(0.95))
-        assert found.mean == values.mean()
+        estimate = mean_interval(values)
+        assert_allclose((estimate.low, estimate.high), stats.ttest_1samp(values, 0).confidence_interval(0.95))
+        assert estimate.mean == values.mean()
 
     def test_one_value_has_none(self):
         assert np.isnan(mean_interval([1.0]).low) and mean_interval([1.0]).mean == 1.0
@@ -114,8 +114,8 @@ class TestMeanInterval:
         ranks = (stats.rankdata(values, axis=1) - 5.5 for values in (flatness, error))
         inside = np.prod([*ranks], axis=0).sum(axis=1) / 82.5
         assert_allclose(inside[:5], [rank_correlation(*pair) for pair in zip(flatness[:5], error[:5], strict=True)])
-        found = [mean_interval(values) for values in inside[: 7 * 2000].reshape(2000, 7)]
-        covered = np.mean([one.low <= inside.mean() <= one.high for one in found])
+        intervals = [mean_interval(values) for values in inside[: 7 * 2000].reshape(2000, 7)]
+        covered = np.mean([i.low <= inside.mean() <= i.high for i in intervals])
         assert 0.92 - 0.01 < covered < 0.95 + 0.01
 
 
@@ -141,8 +141,8 @@ class TestCoverageOfCorrelations:
             pair = sample(groups)
             if within:
                 pair = [centred_ranks(values, groups) for values in pair]
-            found = correlate(*pair, groups, kind=kind, rng=rng, n_resamples=300)
-            hits += found.low <= truth <= found.high
+            estimate = correlate(*pair, groups, kind=kind, rng=rng, n_resamples=300)
+            hits += estimate.low <= truth <= estimate.high
         return hits / 300
 
     @pytest.mark.parametrize("kind", ["spearman", "pearson"])

@@ -8,44 +8,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from figures import fig2, table1
-from figures.table1 import PAPER, Cell, cells, load_runs, plus_minus, table, verdict
-from training import deep
-from training.deep_results import METRICS, DeepRun
-from training.recipes import RECIPES, as_plain, find_recipe
-
-ROW = "smallconvnet-cifar10"
-
-
-def saved(folder, column, seed, errors, row=ROW, **changes):
-    """A run that never was, with the given test errors (fractions)."""
-    recipe = find_recipe(row, column)
-    curves = np.full((len(errors), len(METRICS)), np.nan)
-    curves[:, METRICS.index("epoch")] = np.arange(1, len(errors) + 1)
-    curves[:, METRICS.index("passes")] = recipe.y * recipe.L * np.arange(1, len(errors) + 1)
-    curves[:, METRICS.index("test_error")] = errors
-    run = DeepRun(
-        row=row,
-        column=column,
-        seed=seed,
-        epochs=len(errors),
-        epochs_scale=0.1,
-        n_train=5000,
-        n_test=10_000,
-        train_loss=0.1,
-        train_error=0.01,
-        test_loss=1.0,
-        test_error=errors[-1],
-        n_parameters=1,
-        gamma0=np.nan,
-        curves=curves,
-        configuration={"recipe": as_plain(recipe)},
-        device="cpu",
-        versions={},
-        git_revision="unknown",
-    )
-    run = dataclasses.replace(run, **changes)
-    run.save(folder / f"{recipe.name}-seed{seed}.npz")
-    return run
+from figures.measure.deep_runs import Cell, cells, load_runs
+from figures.table1 import PAPER, plus_minus, table, verdict
+from tests.figures.toy_runs import ROW, saved
+from training.deep.recipes import RECIPES, as_plain, find_recipe
 
 
 @pytest.fixture
@@ -63,16 +29,16 @@ def test_every_recipe_has_the_papers_number_and_no_blank_has():
 
 
 def test_cells_and_verdicts(folder):
-    found = {cell.column: cell for cell in cells(load_runs(folder))}
-    assert list(found) == ["baseline", "rsgd", "esgd", "rsgd-y"]
-    assert (found["baseline"].mean, found["baseline"].std) == (pytest.approx(31.0), pytest.approx(1.0))
-    assert found["rsgd-y"].std is None and plus_minus(30.5, None) == "30.5" and plus_minus(31, 1) == "31.0 ± 1.0"
-    base = found["baseline"]
+    by_algorithm = {cell.column: cell for cell in cells(load_runs(folder))}
+    assert list(by_algorithm) == ["baseline", "rsgd", "esgd", "rsgd-y"]
+    assert (by_algorithm["baseline"].mean, by_algorithm["baseline"].std) == (pytest.approx(31.0), pytest.approx(1.0))
+    assert by_algorithm["rsgd-y"].std is None and plus_minus(30.5, None) == "30.5" and plus_minus(31, 1) == "31.0 ± 1.0"
+    base = by_algorithm["baseline"]
     assert verdict(base, base) == ""
-    assert verdict(found["rsgd"], base) == "lower than the baseline"
-    assert verdict(found["esgd"], base) == "HIGHER than the baseline"
-    assert "one seed" in verdict(found["rsgd-y"], base)
-    close = dataclasses.replace(found["rsgd"], errors=base.errors - 1.0)  # standard error √(2/3)
+    assert verdict(by_algorithm["rsgd"], base) == "lower than the baseline"
+    assert verdict(by_algorithm["esgd"], base) == "HIGHER than the baseline"
+    assert "one seed" in verdict(by_algorithm["rsgd-y"], base)
+    close = dataclasses.replace(by_algorithm["rsgd"], errors=base.errors - 1.0)  # standard error √(2/3)
     assert verdict(close, base) == "as the baseline, within 2 standard errors"
     assert verdict(close, None) == "no baseline to compare with"
     assert isinstance(base, Cell) and base.passes == 3
@@ -132,7 +98,7 @@ def test_one_command_trains_what_is_missing(tmp_path, monkeypatch):
     def forbidden(*args, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(deep, "train", forbidden)
+    monkeypatch.setattr("training.deep.training.train", forbidden)
     assert table1.main(command) == 0
     assert (results / "table1.md").read_text() == text
 
@@ -144,11 +110,11 @@ def test_other_settings_are_other_rows(folder):
     strong.mkdir()
     saved(strong, "rsgd", 0, [0.2], configuration={"recipe": recipe, "gamma_scale": 100.0})
     saved(strong, "rsgd", 1, [0.1], configuration={"recipe": recipe, "gamma_scale": 100.0, "augment": False})
-    found = cells(load_runs(folder, "**/*-seed*.npz"))
-    assert [(cell.gamma_scale, cell.augmented, len(cell.errors)) for cell in found if cell.column == "rsgd"] == [
+    all_cells = cells(load_runs(folder, "**/*-seed*.npz"))
+    assert [(cell.gamma_scale, cell.augmented, len(cell.errors)) for cell in all_cells if cell.column == "rsgd"] == [
         (1.0, True, 3),
         (100.0, True, 1),
         (100.0, False, 1),
     ]
-    verdicts = {(row[-2], row[9]): row[-1] for row in table(found) if row[1] == "rSGD"}
+    verdicts = {(row[-2], row[9]): row[-1] for row in table(all_cells) if row[1] == "rSGD"}
     assert "lower" in verdicts["× 100", "yes"] and "no baseline" in verdicts["× 100", "no"]

@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from figures.draws import RESULTS, collect, ranking_table, report
-from figures.statistics import paired_difference
+from figures.draw.tables import interval_text
+from figures.draws import values_of
+from figures.measure.statistics import paired_difference
+from figures.measure.study import load
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "figures" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -40,25 +43,21 @@ def test_example_of_flatness_runs():
 
 
 def test_tables_are_those_of_the_results():
-    for name in ("fig1-paper/fig1.md", "readings/readings.md"):
-        for line in (ROOT / "figures" / "results" / name).read_text(encoding="utf-8").splitlines():
-            assert not line.startswith("|") or line in README, line
+    lines = (RESULTS / "fig1-paper" / "fig1.md").read_text(encoding="utf-8").splitlines()
+    endings = (RESULTS / "conventions" / "conventions.md").read_text(encoding="utf-8").partition("Means over draws")[0]
+    lines += [line.replace("| natural ", "") for line in endings.splitlines() if line.startswith("| natural |")]
+    for line in lines:
+        assert not line.startswith("|") or line in README, line
 
 
 def test_what_is_said_of_draws_follows_from_the_results():
     """Means and intervals over draws, as the README rounds them."""
-    draws = collect(RESULTS, ROOT / "no-runs", 7, n_jobs=1)
-    assert report(draws) == (RESULTS / "draws.md").read_text(encoding="utf-8")
-
-    for larger, smaller, digits in (("sgd-fast", "sgd-slow", 1), ("rsgd-slow", "rsgd-fast", 2)):
-        for measured in draws.values():
-            found = paired_difference(*(measured.of("test_error", name) for name in (larger, smaller)))
-            mean, low, high = (f"{value:.{digits}f}" for value in (found.mean, found.low, found.high))
-            assert f"{mean} % [{low}, {high}]".replace("-", "−") in README
-    text = " ".join(README.split()).replace("+", "")
-    for label in ("all five", "all but SGD fast"):
-        (row,) = (r for r in ranking_table(draws).splitlines() if r.startswith(f"| natural | {label}"))
-        assert row.split(" | ")[2].replace("+", "") in text
+    text = " ".join(README.split())
+    for sampling, draws in load(RESULTS / "conventions").items():
+        assert f"{len(draws)} {sampling}" in text
+        values = values_of(draws)["test_error"]
+        for first, second in (("sgd-fast", "sgd-slow"), ("rsgd-slow", "rsgd-fast")):
+            assert interval_text(paired_difference(values[first], values[second]), ".2f") in text
 
 
 def test_cosine_at_a_distance():

@@ -44,7 +44,7 @@ def make_model(name: str, num_classes: int = 10, **options: object) -> nn.Module
     num_classes : int
         Logits that come out, shape (B, num_classes).
     **options
-        Of networks that have some, such as `training.models.small.VGGLike`.
+        Options of networks that have some, such as `training.models.small.VGGLike`.
 
     Raises
     ------

@@ -2,14 +2,12 @@
 
 Shortcuts that change the shape have no parameters ("option A"): they skip every second pixel and pad channels with
 zeros, so that all of a network's parameters are in its 6n + 1 convolutions, their batch normalisations and one dense
-layer. Names of the parameters follow the weights that are publicly available for CIFAR-10 (see `load_published`).
+layer. Names of the parameters follow the weights that are publicly available for CIFAR-10
+(`training.published.resnets`).
 """
 
 from __future__ import annotations
 
-import os
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,8 +58,8 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int, num_classes: int = 10):
         super().__init__()
-        blocks, rest = divmod(depth - 2, 6)
-        if rest or blocks < 1:
+        blocks, remainder = divmod(depth - 2, 6)
+        if remainder or blocks < 1:
             raise ValueError(f"depth must be 6n + 2 with n ≥ 1, such as 20 or 110; got {depth}")
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
@@ -81,25 +79,3 @@ class CifarResNet(nn.Module):
 def _stage(in_channels: int, out_channels: int, stride: int, blocks: int) -> nn.Sequential:
     first = BasicBlock(in_channels, out_channels, stride)
     return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
-
-
-def load_published(model: CifarResNet, path: str | os.PathLike) -> CifarResNet:
-    """Load weights published for CIFAR-10 by akamaster/pytorch_resnet_cifar10 (BSD-2-Clause) into `model`.
-
-    Their keys carry the prefix ``module.``. Inputs must then be normalised by the mean (.485, .456, .406) and the
-    standard deviation (.229, .224, .225) of the channels, in units of the full range.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When it is damaged or of another network.
-    """
-    with open(path, "rb") as file:
-        try:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-            model.load_state_dict({name.removeprefix("module."): w for name, w in saved["state_dict"].items()})
-        except Exception as error:  # damage shows as OSError, RuntimeError, EOFError, UnpicklingError, nearly anything
-            raise ValueError(f"{path} does not hold the weights of this network ({error})") from error
-    return model

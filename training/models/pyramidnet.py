@@ -39,7 +39,7 @@ class ShakeDrop(nn.Module):
     keep : float
         p_l = E[b] of this block.
     alpha, beta : (float, float)
-        As published for PyramidNet: [-1, 1] and [0, 1].
+        Ranges of `shake`; [-1, 1] and [0, 1] are those published for PyramidNet.
     """
 
     def __init__(self, keep: float, alpha: tuple[float, float] = (-1.0, 1.0), beta: tuple[float, float] = (0.0, 1.0)):
@@ -108,8 +108,8 @@ class PyramidNet(nn.Module):
 
     def __init__(self, depth: int, alpha: int, num_classes: int = 10, *, keep_last: float = 0.5):
         super().__init__()
-        n, rest = divmod(depth - 2, 9)
-        if rest or n < 1:
+        n, remainder = divmod(depth - 2, 9)
+        if remainder or n < 1:
             raise ValueError(f"depth must be 9n + 2 with n ≥ 1, such as 272; got {depth}")
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

@@ -6,12 +6,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from bpflat import local_entropy
-from bpflat.batch import make_family, outputs, solve_family
-from bpflat.batch.newton import _gmres
-from bpflat.batch.outputs import _by_kernel, _by_tensors, tolerant_output_nodes
 from bpflat.bp import make_nodes, output_node, solve_nodes
-from bpflat.bp.errors import tolerant_output_node
-from tests.bpflat.estimators.test_bp import random_instance
+from bpflat.estimators import ep, node_bp
+from bpflat.estimators import output_node as output
+from bpflat.estimators.newton import _gmres
+from bpflat.estimators.problem import Problem
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -25,7 +25,7 @@ def family(n_hidden=3, inputs="binary", step=0.01, n=4):
     return weights + step * np.arange(n)[:, None, None] * noise, patterns, labels
 
 
-@pytest.mark.parametrize("compute", [_by_kernel, _by_tensors])
+@pytest.mark.parametrize("compute", [output.votes, output._votes_by_tensors], ids=["kernel", "tensors"])
 class TestOutputNodes:
     @pytest.mark.parametrize("n_hidden", [1, 3, 5, 9])
     def test_enumeration(self, compute, n_hidden):
@@ -41,24 +41,23 @@ class TestOutputNodes:
 
     @pytest.mark.parametrize("n_hidden", [3, 9, 51])
     @pytest.mark.parametrize("beta", [None, 3.0])
-    def test_kernel(self, compute, n_hidden, beta, monkeypatch):
-        """From certain to hopeless patterns, some of which underflow, as the compiled kernel has them."""
-        monkeypatch.setattr(outputs, "output_nodes", compute)
+    def test_one_reference_at_a_time(self, compute, n_hidden, beta, monkeypatch):
+        """From certain to hopeless patterns, some of which underflow: as the compiled kernel has them, one by one."""
         rng = np.random.default_rng(0)
         shift = np.array([-200.0, -30.0, -5.0, 0.0, 5.0, 30.0, 200.0])[:, None, None]
         omega = shift + 3 * rng.normal(size=(7, n_hidden, 11))
         variance, labels = rng.uniform(0.2, 3, size=omega.shape), rng.choice([-1.0, 1.0], 11)
         n_errors = np.array([0, 1, 3, 0, 2, 1, 0])
-        tensors = (torch.from_numpy(a) for a in (omega, variance, labels))
-        batch = tolerant_output_nodes(*tensors, n_errors, beta)
-        for r in range(7):
-            one = tolerant_output_node(omega[r].T, variance[r].T, labels, n_errors[r], beta)
+        apart = [output.output_nodes(*row, labels, e, beta) for *row, e in zip(omega, variance, n_errors, strict=True)]
+        monkeypatch.setattr(output, "votes", compute)
+        together = output.output_nodes(*map(torch.from_numpy, (omega, variance, labels)), n_errors, beta)
+        for r, alone in enumerate(apart):
             # Γ = g (g + y) magnifies the rounding of g, where hopeless patterns pull hard
-            size = np.abs(one.curvature).max()
-            assert_allclose(batch.g[r].T, one.g, rtol=1e-9, atol=1e-289)
-            assert_allclose(batch.curvature[r].T, one.curvature, rtol=1e-9, atol=1e-11 * size + 1e-289)
-            assert_allclose(batch.log_z[r], one.log_z, rtol=1e-10, atol=1e-13)
-            assert_allclose(batch.errors[r], one.errors, rtol=1e-9, atol=1e-12)
+            size = np.abs(alone.curvature).max()
+            assert_allclose(together.g[r], alone.g, rtol=1e-9, atol=1e-289)
+            assert_allclose(together.curvature[r], alone.curvature, rtol=1e-9, atol=1e-11 * size + 1e-289)
+            assert_allclose(together.log_z[r], alone.log_z, rtol=1e-10, atol=1e-13)
+            assert_allclose(together.errors[r], alone.errors, rtol=1e-9, atol=1e-12)
 
     def test_safe_patterns_keep_relative_precision(self, compute):
         for y in (9.0, 20.0, 35.0):
@@ -69,6 +68,21 @@ class TestOutputNodes:
                 assert_allclose(a.ravel(), b.ravel(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("sum_", ["cavity_variance", "log_cavity_ratio"])
+def test_sums_over_inputs(sum_, monkeypatch):
+    """Compiled, and through tensors as on a GPU, some patterns at a time; NaN where a variance has no sense."""
+    rng = np.random.default_rng(0)
+    squares, precision = rng.uniform(size=(7, 11)) / 11, rng.uniform(1, 2, size=(2, 3, 11))
+    curvature = rng.normal(size=(2, 3, 7))
+    if sum_ == "cavity_variance":
+        curvature[1, 2, 3] = 1e3
+    arrays = squares, precision, curvature
+    compiled = getattr(node_bp, sum_)(*arrays)
+    monkeypatch.setattr(node_bp, "on_cpu", lambda array: False)
+    monkeypatch.setattr(node_bp, "_SCRATCH_BYTES", 3 * 8 * precision.size)
+    assert_allclose(getattr(node_bp, sum_)(*map(torch.from_numpy, arrays)), compiled, rtol=1e-12)
+
+
 def test_gmres_solves_each_system_to_its_own_precision():
     """Well and badly conditioned systems together, against a direct solution."""
     rng = np.random.default_rng(0)
@@ -77,14 +91,14 @@ def test_gmres_solves_each_system_to_its_own_precision():
     rotations = [np.linalg.qr(rng.normal(size=(n, n)))[0] for _ in spectra]
     matrices = torch.from_numpy(np.array([q * s @ q.T for q, s in zip(rotations, spectra, strict=True)]))
     b = torch.from_numpy(rng.normal(size=(3, n)))
-    rtol = torch.tensor([1e-2, 1e-4, 1e-4], dtype=torch.float64)
+    rtol = np.array([1e-2, 1e-4, 1e-4])
 
     def linearize(rows):
-        return lambda directions: (matrices[rows] @ directions[:, :, None].double())[:, :, 0], lambda vectors: vectors
+        return lambda directions: (matrices[rows] @ directions[:, :, None].double())[:, :, 0], None
 
     x, used = _gmres(linearize, b, rtol)
     rest = (b - (matrices @ x[:, :, None])[:, :, 0]).norm(dim=1) / b.norm(dim=1)
-    assert (rest <= 1.1 * rtol).all()
+    assert (rest.numpy() <= 1.1 * rtol).all()
     assert used[2] == 1 and 1 < used[0] < used[1] < n
 
 
@@ -122,12 +136,11 @@ class TestAgainstOneAtATime:
         assert_allclose(divided.phi, whole.phi, rtol=1e-8)
 
     def test_each_at_its_own_delta_from_its_own_start(self, method, device):
-        weights, patterns, labels = family()
-        members = make_family(method, weights, patterns, labels, n_errors=np.zeros(4, int), device=device)
-        first = solve_family(members, [0.1] * 4, [None] * 4)
-        starts = [first[0], None, first[2], None]
-        points = solve_family(members, [0.2, 0.3, 0.2, 0.5], starts)
-        cold = solve_family(members, [0.2, 0.3, 0.2, 0.5], [None] * 4)
+        problem = Problem.of(*family()).on(device)
+        solve = {"bp": node_bp, "ep": ep}[method].solve_together
+        first = solve(problem, [0.1] * 4, [None] * 4)
+        points = solve(problem, [0.2, 0.3, 0.2, 0.5], [first[0], None, first[2], None])
+        cold = solve(problem, [0.2, 0.3, 0.2, 0.5], [None] * 4)
         for warm, again in zip(points, cold, strict=True):
             assert warm.converged and warm.delta == again.delta
             assert_allclose([warm.log_z, warm.excess], [again.log_z, again.excess], rtol=1e-8)
@@ -136,8 +149,8 @@ class TestAgainstOneAtATime:
 def test_a_reference_that_fails_leaves_the_others():
     """Steps are cut off before the hard one is done: it says so, and the easy one is right."""
     weights, patterns, labels = family(9)
-    members = make_family("bp", weights[[0, 0]], patterns, labels, n_errors=np.zeros(2, int))
-    hard, easy = solve_family(members, [2.0, 1e-4], [None, None], max_steps=2)
+    problem = Problem.of(weights[[0, 0]], patterns, labels).on("cpu")
+    hard, easy = node_bp.solve_together(problem, [2.0, 1e-4], [None, None], max_steps=2)
     assert not hard.converged and np.isnan(hard.phi) and easy.converged
     assert_allclose(easy.log_z, solve_nodes(make_nodes(weights[0], patterns), labels, 1e-4).log_z, rtol=1e-8)
 

@@ -1,5 +1,6 @@
 """Belief propagation: the output node by enumeration, exact cases, the two forms, replica-symmetric numbers."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,21 +8,12 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
-from bpflat.bp import edges, make_nodes, node_solver, output_node, solve_edges, solve_nodes
-from bpflat.bp.nodes import BinaryNodes, RealNodes, nodes_of
-from bpflat.continuation import along_distances, run
+from bpflat.bp import make_nodes, output_node, solve_edges, solve_nodes
+from bpflat.estimators import edge_bp, node_bp
+from bpflat.estimators.continuation import along_distances, run
+from bpflat.estimators.problem import Problem
+from tests.instances import random_instance
 from tests.naive import committee as naive
-
-
-def random_instance(n_inputs, n_hidden, n_patterns, *, inputs="binary", seed=0):
-    """Weights, patterns and the labels that the weights give."""
-    rng = np.random.default_rng([seed, n_inputs, n_hidden, n_patterns])
-    shape = (n_patterns, n_inputs)
-    patterns = rng.choice([-1.0, 1.0], shape) if inputs == "binary" else rng.normal(size=shape)
-    weights = rng.normal(size=(n_hidden, n_inputs))
-    weights *= np.sqrt(n_inputs) / np.linalg.norm(weights, axis=1, keepdims=True)
-    labels = np.where(np.sign(patterns @ weights.T).sum(axis=1) > 0, 1.0, -1.0)
-    return weights, patterns, labels
 
 
 class TestOutputNode:
@@ -182,11 +174,8 @@ SOLVERS = {
 
 def test_no_patterns():
     """Which the routines for import refuse, as a mistake."""
-    weights, patterns, labels = np.ones((3, 11)), np.empty((0, 11)), np.empty(0)
-    for point in (
-        edges.solve(weights, patterns, labels, 0.7),
-        node_solver.solve(nodes_of(weights, patterns), labels, 0.7),
-    ):
+    problem = Problem.of(np.ones((3, 11)), np.empty((0, 11)), np.empty(0))
+    for point in (edge_bp.solve(problem, 0.7), node_bp.solve(problem, 0.7)):
         assert point.converged and point.log_z == 0
         assert_allclose([point.distance, point.phi], [0.35, 0], atol=1e-15)
 
@@ -238,12 +227,10 @@ class TestTwoForms:
             assert_allclose([point.log_z, point.distance], [log_z, distance], rtol=1e-9)
 
     def test_real_sums_contain_the_binary_ones(self):
-        weights, patterns, labels = random_instance(101, 5, 60)
-        points = [
-            solve_nodes(nodes, labels, 0.7, tolerance=1e-11)
-            for nodes in (make_nodes(weights, patterns), RealNodes(weights, patterns / np.sqrt(101)))
-        ]
-        assert isinstance(make_nodes(weights, patterns), BinaryNodes)
+        problem = Problem.of(*random_instance(101, 5, 60))
+        real = replace(problem, inputs=replace(problem.inputs, is_binary=False))
+        assert [type(node_bp.equations(p, 1.0)) for p in (problem, real)] == [node_bp.BinaryNodes, node_bp.RealNodes]
+        points = [node_bp.solve(p, 0.7, tolerance=1e-11) for p in (problem, real)]
         assert_allclose(points[0].log_z, points[1].log_z, rtol=1e-11)
         assert_allclose(points[0].excess, points[1].excess, rtol=1e-11)
 

@@ -5,8 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from bpflat import local_entropy
-from tests.bpflat.estimators.test_bp import random_instance
-from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
+from tests.instances import random_instance
 
 ERRORS = [0, 1, 2, 4]
 
@@ -57,13 +56,13 @@ def test_small_machine(n_errors):
 
 
 @pytest.fixture(scope="module")
-def samples(stored):  # noqa: F811
+def samples(stored):
     weights, patterns, _ = stored[0][1]
     return draw(weights, patterns, 0.1, 100_000)
 
 
 @pytest.mark.parametrize("n_errors", ERRORS)
-def test_trained_machine(stored, samples, n_errors):  # noqa: F811
+def test_trained_machine(stored, samples, n_errors):
     """A minimum of SGD slow at Δ = 0.1, the labels of its weakest patterns turned: errors that solutions can mend.
 
     With errors EP and BP are no further from the count than without: 14 to 20 % and 22 to 38 % too low.

@@ -2,25 +2,24 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 from bpflat import local_entropy
-from bpflat.bp import make_nodes
-from bpflat.ep import _covariance, _log_det, solve_ep
-from tests.bpflat.estimators.test_bp import random_instance
-from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
+from bpflat.estimators import ep
+from bpflat.estimators.problem import Problem
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 
 def solve(weights, patterns, labels, delta, **options):
-    nodes = make_nodes(weights, patterns)
-    return solve_ep(nodes.hidden, nodes.gram, labels, weights.shape[1], delta, **{"tolerance": 1e-11, **options})
+    return ep.solve(Problem.of(weights, patterns, labels), delta, **{"tolerance": 1e-11, **options})
 
 
 class TestExactCases:
     def test_no_patterns(self):
-        point = solve_ep(np.empty((0, 3)), np.empty((0, 0)), np.empty(0), 11, 0.7)
+        point = ep.solve(Problem.of(np.ones((3, 11)), np.empty((0, 11)), np.empty(0)), 0.7)
         assert point.converged and point.log_z == 0 and point.phi == 0
 
     @pytest.mark.parametrize("inputs", ["binary", "gaussian"])
@@ -63,11 +62,11 @@ class TestAgainstOthers:
             samples = weights[0] + np.sqrt(delta) * rng.standard_normal((n_samples // 20, 20))
             right += np.count_nonzero((samples @ patterns.T * labels > 0).all(axis=1))
         sampled, error = np.log(right / n_samples), np.sqrt((1 - right / n_samples) / right)
-        ep, bp = (
+        by_ep, by_bp = (
             float(local_entropy(weights, patterns, labels, [delta], method=m).log_z[0]) * 20 for m in ("ep", "bp")
         )
-        assert_allclose(ep, sampled, atol=4 * error + 0.005 * abs(sampled))  # EP's own error is below 0.5 % here
-        assert_allclose(bp, sampled, rtol=0.1)
+        assert_allclose(by_ep, sampled, atol=4 * error + 0.005 * abs(sampled))  # EP's own error is below 0.5 % here
+        assert_allclose(by_bp, sampled, rtol=0.1)
         mcmc = local_entropy(weights, patterns, labels, [delta], method="mcmc", seed=0)
         assert mcmc.converged[0]
         assert abs(20 * mcmc.log_z[0] - sampled) < 4 * np.hypot(20 * mcmc.std_error[0], error)
@@ -92,7 +91,7 @@ class TestAgainstOthers:
 
 class TestStoredSolutions:
     @pytest.mark.parametrize("index", range(3))
-    def test_expected(self, stored, index):  # noqa: F811
+    def test_expected(self, stored, index):
         problems, expected = stored
         points = expected[index]["ep"]
         curve = local_entropy(*problems[index], [p["delta"] for p in points], method="ep")
@@ -100,7 +99,7 @@ class TestStoredSolutions:
             assert_allclose(getattr(curve, name), [p[name] for p in points], rtol=1e-6)
 
     @pytest.mark.parametrize("index", range(3))
-    def test_whole_range_converges(self, stored, index):  # noqa: F811
+    def test_whole_range_converges(self, stored, index):
         problems, _ = stored
         curve = local_entropy(*problems[index], [1e-3, 0.1, 1.0, 4.0], method="ep")
         assert curve.converged.all() and np.all(np.diff(curve.phi) < 0) and np.all(curve.phi < 0)
@@ -109,18 +108,24 @@ class TestStoredSolutions:
 class TestWeakSites:
     """Patterns that pull by less than a rounding are left out of the linear algebra."""
 
+    @pytest.mark.parametrize("by", ["unit", "tensors"])
     @pytest.mark.parametrize("n_strong", [0, 3, 20, 40])
-    def test_covariance_and_determinant(self, n_strong):
-        """Of few strong sites, of none, of most, positive and negative: as of the whole matrix."""
+    def test_covariance_and_determinant(self, n_strong, by, monkeypatch):
+        """With few strong sites, none, most, positive and negative: as from the whole matrix."""
         rng = np.random.default_rng(n_strong)
         patterns = rng.choice([-1.0, 1.0], (40, 60))
         kernel = 0.3 * patterns @ patterns.T / 60
         tau = 10.0 ** rng.uniform(-320, -25, 40)
         tau[:n_strong] = rng.uniform(-0.3, 2.0, n_strong)
         whole = np.eye(40) + kernel * tau
-        covariance = _covariance(kernel, tau)
+        arrays = kernel, tau[None]
+        if by == "tensors":  # as on a GPU
+            monkeypatch.setattr(ep, "on_cpu", lambda array: False)
+            arrays = tuple(map(torch.from_numpy, arrays))
+        covariances = ep.covariances(*arrays)
+        (sign,), (log_det,) = ep.log_determinants(*arrays, covariances.diagonal(0, 1, 2))
+        covariance = np.asarray(covariances[0])
         assert_allclose(covariance, np.linalg.solve(whole, kernel), rtol=1e-12, atol=1e-14)
-        sign, log_det = _log_det(kernel, tau, covariance.diagonal())
         expected = np.linalg.slogdet(whole)
         assert sign == expected[0]
         assert_allclose(log_det, expected[1] if n_strong else np.trace(kernel * tau), rtol=1e-12)

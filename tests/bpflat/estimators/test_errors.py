@@ -6,8 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
 from bpflat import local_entropy
-from bpflat.bp.errors import count_errors, tolerant_output_node
-from tests.bpflat.estimators.test_bp import random_instance
+from bpflat.estimators.output_node import count_errors, output_nodes
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 METHODS = ("bp", "ep")
@@ -52,19 +52,19 @@ class TestOutputNode:
     def test_derivatives(self, allowed):
         """Derivatives g and Γ of the logarithm of the factor that joins four patterns."""
         rng = np.random.default_rng(0)
-        omega, variance, labels = rng.normal(size=(4, 5)), rng.uniform(0.5, 2, size=(4, 5)), np.ones(4)
-        here, h = tolerant_output_node(omega, variance, labels, **allowed), 1e-5
-        right = np.array([naive.majority(norm.cdf(o / np.sqrt(v))) for o, v in zip(omega, variance, strict=True)])
+        omega, variance, labels = rng.normal(size=(4, 5)).T, rng.uniform(0.5, 2, size=(4, 5)).T, np.ones(4)
+        here, h = output_nodes(omega, variance, labels, **allowed), 1e-5
+        right = np.array([naive.majority(norm.cdf(o / np.sqrt(v))) for o, v in zip(omega.T, variance.T, strict=True)])
         if "beta" in allowed:
             expected = np.log(right + np.exp(-1.5) * (1 - right)).sum()
             assert_allclose(here.errors, np.sum(np.exp(-1.5) * (1 - right) / (right + np.exp(-1.5) * (1 - right))))
         else:
             expected = naive.few_errors(np.log(right), allowed["n_errors"])[0]
         assert_allclose(here.log_z, expected, rtol=1e-12)
-        for place in np.ndindex(4, 5):
-            step = np.zeros((4, 5))
+        for place in np.ndindex(5, 4):
+            step = np.zeros((5, 4))
             step[place] = h
-            up, down = (tolerant_output_node(omega + s * step, variance, labels, **allowed) for s in (1, -1))
+            up, down = (output_nodes(omega + s * step, variance, labels, **allowed) for s in (1, -1))
             assert_allclose((up.log_z - down.log_z) / (2 * h), here.g[place], rtol=1e-6, atol=1e-10)
             assert_allclose((down.g[place] - up.g[place]) / (2 * h), here.curvature[place], rtol=1e-6, atol=1e-9)
 

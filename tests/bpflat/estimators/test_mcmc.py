@@ -1,21 +1,22 @@
 """Monte Carlo: known log Z, honest standard errors, direct sampling of the prior on a trained machine."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
-from bpflat import local_entropy, mcmc
-from bpflat.bp import make_nodes
-from bpflat.mcmc import sample_log_z
-from tests.bpflat.estimators.test_bp import random_instance
-from tests.bpflat.test_entropy import stored  # noqa: F401  (a fixture)
+from bpflat import local_entropy
+from bpflat.estimators import monte_carlo
+from bpflat.estimators.problem import Problem
+from tests.instances import random_instance
 from tests.naive import committee as naive
 
 
-def sample(weights, patterns, labels, delta, **options):
-    nodes = make_nodes(weights, patterns)
-    return sample_log_z(nodes.hidden, nodes.gram, labels, weights.shape[1], delta, **{"seed": 0, **options})
+def sample(weights, patterns, labels, delta, *, n_errors=0, beta=None, **options):
+    problem = replace(Problem.of(weights, patterns, labels, beta=beta), n_errors=np.array(n_errors))
+    return monte_carlo.solve(problem, delta, **{"seed": 0, **options})
 
 
 def prior_errors(weights, patterns, labels, delta, n_samples, seed=0):
@@ -111,7 +112,7 @@ class TestErrors:
     @pytest.mark.parametrize("beta", [5.0, None])
     def test_a_ladder_that_ends_too_early_is_not_converged(self, beta, monkeypatch):
         """Before the β that was given, or before the states that are counted."""
-        monkeypatch.setattr(mcmc, "_LONGEST", 3)
+        monkeypatch.setattr(monte_carlo, "_LONGEST", 3)
         problem = random_instance(101, 3, 100)
         options = {"method": "mcmc", "beta": beta, "seed": 0, "n_samples": 200}
         curve = local_entropy(*problem, [1.0], **options)
@@ -167,7 +168,7 @@ class TestCall:
 
 
 class TestTrainedMachine:
-    def test_against_direct_sampling(self, stored):  # noqa: F811
+    def test_against_direct_sampling(self, stored):
         """SGD slow, Δ = 0.1: more than half of the prior's samples make no error, so they can simply be counted."""
         problems, _ = stored
         right = np.count_nonzero(prior_errors(*problems[1], 0.1, 4000) == 0)

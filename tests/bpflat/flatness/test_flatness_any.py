@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bpflat.flatness import local_energy
-from tests.bpflat.flatness.test_flatness import _copy_with_gradients, trained, untouched
+from tests.bpflat.flatness.toy_models import copy_with_gradients, trained, untouched
 
 SIGMAS = [0.2, 0.5]
 ARRAYS = ("sigma", "delta_error", "std_error", "train_error", "train_loss", "delta_loss", "loss_std_error", "n_samples")
@@ -37,7 +37,7 @@ Pair = collections.namedtuple("Pair", "image label")
 @pytest.fixture
 def small():
     model, inputs, targets = trained()
-    return _copy_with_gradients(model), inputs.clone(), targets.clone()
+    return copy_with_gradients(model), inputs.clone(), targets.clone()
 
 
 def same_bits(a, b):

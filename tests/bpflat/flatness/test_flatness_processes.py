@@ -11,31 +11,11 @@ import torch
 from numpy.testing import assert_allclose
 
 from bpflat.flatness import local_energy
-from tests.bpflat.flatness.test_flatness import trained
+from tests.bpflat.flatness import shared_draws
+from tests.bpflat.flatness.shared_draws import CASES
+from tests.bpflat.flatness.toy_models import trained
 
 ROOT = Path(__file__).parents[3]
-CASES = {
-    "plain": {"n_samples": 5},
-    "tolerance": {"n_samples": 40, "tolerance": 0.01, "antithetic": True},
-    "augmented": {"n_samples": 5, "augment": lambda x: x.neg(), "subset": 50},
-}
-PROGRAM = """
-import sys, torch
-from torch import distributed
-from bpflat.flatness import local_energy
-from tests.bpflat.flatness.test_flatness import trained
-from tests.bpflat.flatness.test_flatness_processes import CASES
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-model, *data = trained()
-fresh = {"fresh": {"n_samples": 5, "seed": None}}
-for name, options in (CASES | fresh).items():
-    local_energy(model, tuple(data), [0.2, 0.5], **{"seed": 1, **options}).save(f"{folder}/{name}-{rank}.npz")
-alone = local_energy(model, tuple(data), [0.2, 0.5], n_samples=5, seed=1 + rank, split=False)
-alone.save(f"{folder}/alone-{rank}.npz")
-distributed.destroy_process_group()
-"""
 
 
 @pytest.fixture
@@ -49,7 +29,7 @@ def one_thread():
 
 def test_two_processes(tmp_path, one_thread):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-m", shared_draws.__name__]
     both = [subprocess.Popen([*command, str(rank), tmp_path], env=environment, cwd=ROOT) for rank in range(2)]
     try:
         assert [process.wait(timeout=600) for process in both] == [0, 0]

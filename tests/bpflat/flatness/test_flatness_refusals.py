@@ -11,7 +11,7 @@ from torch import distributed, fx, nn
 from torch.nn import functional as F
 
 from bpflat.flatness import local_energy
-from tests.bpflat.flatness.test_flatness import untouched
+from tests.bpflat.flatness.toy_models import untouched
 
 DRAWS = {"n_samples": 4, "seed": 0}
 INPUTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))

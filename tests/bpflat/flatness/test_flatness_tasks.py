@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bpflat.flatness import local_energy
-from tests.bpflat.flatness.test_flatness import noise_of, untouched
+from tests.bpflat.flatness.toy_models import noise_of, untouched
 
 
 class TestPhysics:

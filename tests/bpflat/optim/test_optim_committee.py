@@ -9,8 +9,8 @@ import torch
 from bpflat.optim import EntropySGD, ReplicatedSGD
 from tests.training.committee.toy_training import small, toy
 from training import randomness
-from training.ensemble import Ensemble
-from training.problem import Problem
+from training.committee.ensemble import Ensemble
+from training.committee.problem import Problem
 
 SEED, RESTART = 3, 0
 

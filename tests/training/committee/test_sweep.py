@@ -17,9 +17,10 @@ import pytest
 
 from tests.training.committee import toy_sweep
 from tests.training.committee.toy_sweep import PROTOCOLS, endless, sweep, sweep_in_processes, sweep_until, trainings
-from training import committee, workers
-from training.results import TrainedMinima
-from training.sweep import run_all
+from training import workers
+from training.committee import __main__ as command
+from training.committee.results import TrainedMinima
+from training.committee.sweep import run_all
 from training.workers import SweepError, Task, carry_out
 
 ALL = 10**9
@@ -77,16 +78,16 @@ def test_what_is_finished_is_not_trained_again(monkeypatch, undisturbed, tmp_pat
             raise ValueError("no luck")
         return train(protocol, *arguments, restarts=restarts, **options)
 
-    monkeypatch.setattr("training.sweep.train", fail_at_2)
+    monkeypatch.setattr("training.committee.sweep.train", fail_at_2)
     with pytest.raises(SweepError, match=r"^sgd-fast, restarts 2 to 2: no luck$"):
         run_all([training], chunk=1, threads=1)
-    assert not training.path.exists() and len(training.parts()) == 3
+    assert not training.path.exists() and len(training.assembly().parts()) == 3
 
     def note(*arguments, restarts, **options):
         trained.append(restarts)
         return train(*arguments, restarts=restarts, **options)
 
-    monkeypatch.setattr("training.sweep.train", note)
+    monkeypatch.setattr("training.committee.sweep.train", note)
     run_all([training], chunk=3, threads=1)
     assert trained == [[2]]
     assert contents(tmp_path) == {"sgd-fast.npz": undisturbed[0]["sgd-fast.npz"]}
@@ -226,11 +227,11 @@ def test_a_scheduler_that_does_not_answer(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(workers, "_ANSWER_SECONDS", 0.2)
     arguments = ["sgd-fast", "--out", str(tmp_path), "--scheduler"]
     for address in ("tcp://127.0.0.1:9", "nonsense://host"):
-        assert committee.main([*arguments, address]) == 2
+        assert command.main([*arguments, address]) == 2
         error = capsys.readouterr().err
         assert f"no Dask scheduler answers at {address}" in error and "dask scheduler" in error
     monkeypatch.setitem(sys.modules, "distributed", None)
-    assert committee.main([*arguments, "tcp://127.0.0.1:9"]) == 2
+    assert command.main([*arguments, "tcp://127.0.0.1:9"]) == 2
     assert "pip install 'bpflat[cluster]'" in capsys.readouterr().err
 
 

@@ -12,12 +12,12 @@ from bpflat import committee
 from tests.naive import training as naive
 from tests.training.committee.toy_training import small, toy
 from training import randomness
-from training.ensemble import Ensemble, normalize_rows_
-from training.loss import descent_slopes_, pattern_loss, stability
-from training.problem import Problem
-from training.protocols import PROTOCOLS
-from training.results import CAPPED, OVERSHOT, STOPPED
-from training.trainer import train
+from training.committee.ensemble import Ensemble, normalize_rows_
+from training.committee.loss import descent_slopes_, pattern_loss, stability
+from training.committee.problem import Problem
+from training.committee.protocols import PROTOCOLS
+from training.committee.results import CAPPED, OVERSHOT, STOPPED
+from training.committee.trainer import train
 
 CPU = torch.device("cpu")
 

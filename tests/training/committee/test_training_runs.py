@@ -17,12 +17,12 @@ import torch
 
 from bpflat.storage import load_npz, save_npz
 from tests.training.committee.toy_training import small, toy
-from training import committee as command
-from training.checkpoints import KIND
+from training.committee import __main__ as command
+from training.committee.checkpoints import KIND
+from training.committee.protocols import PROTOCOLS, Protocol
+from training.committee.results import TrainedMinima
+from training.committee.trainer import train
 from training.progress import StatusLine
-from training.protocols import PROTOCOLS, Protocol
-from training.results import TrainedMinima
-from training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -12,14 +12,14 @@ import torch
 from bpflat import load_reduced_fashion_mnist
 from bpflat.storage import load_npz, save_npz
 from tests.training.committee.toy_training import small, toy
-from training import kernels, trainer
-from training.checkpoints import KIND
-from training.ensemble import Ensemble
-from training.loss import descent_slopes_
-from training.problem import Problem, Span, span_serves
-from training.protocols import PROTOCOLS
-from training.results import CAPPED, STOPPED
-from training.trainer import train
+from training.committee import kernels, trainer
+from training.committee.checkpoints import KIND
+from training.committee.ensemble import Ensemble
+from training.committee.loss import descent_slopes_
+from training.committee.problem import Problem, Span, span_serves
+from training.committee.protocols import PROTOCOLS
+from training.committee.results import CAPPED, STOPPED
+from training.committee.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -230,9 +230,9 @@ def test_coordinates_have_the_same_bits_with_any_number_of_threads():
 @pytest.mark.parametrize("name", ["rsgd-fast", "esgd"])
 def test_the_number_of_threads_does_not_change_a_bit(name):
     patterns, labels = toy(60, 81)
-    one, three = (train(small(name), patterns, labels, restarts=5, threads=threads) for threads in (1, 3))
-    assert np.array_equal(one.weights, three.weights)
-    assert np.array_equal(one.distance, three.distance)
+    serial, threaded = (train(small(name), patterns, labels, restarts=5, threads=threads) for threads in (1, 3))
+    assert np.array_equal(serial.weights, threaded.weights)
+    assert np.array_equal(serial.distance, threaded.distance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-6), (np.float64, 1e-14)])

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 
-from figures.measures import Series, measure
+from figures.measure.measures import Series, measure
 from tests.training.committee.toy_training import small
-from training.sweep import Training, run_all
+from training.committee.sweep import Training, run_all
 
 OPERATIONS = ("fsync", "replace", "unlink")
 
@@ -29,7 +29,7 @@ def sweep(folder: Path, *, chunk: int | None = 2, n_jobs: int = 1, scheduler: st
     """Train and measure in `folder`, with a checkpoint after every epoch."""
     workers = {"n_jobs": n_jobs, "scheduler": scheduler}
     minima = run_all(trainings(folder), chunk=chunk, checkpoint_every=0.0, threads=1, **workers)
-    assert all(np.any(one.train_error == 0) for one in minima)
+    assert all(np.any(m.train_error == 0) for m in minima)
     return measure(minima, folder, **workers)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from bpflat import committee
-from training.protocols import PROTOCOLS
+from training.committee.protocols import PROTOCOLS
 
 
 def toy(n_patterns=60, n_inputs=21, seed=0):
@@ -18,5 +18,7 @@ def toy(n_patterns=60, n_inputs=21, seed=0):
 
 
 def small(name, **changes):
-    """The protocol `name` for K = 3 and minibatches of 20, few epochs."""
-    return dataclasses.replace(PROTOCOLS[name], **({"K": 3, "B": 20, "max_epochs": 6} | changes))
+    """The protocol `name` for K = 3 and minibatches of 20, few epochs; replicas start apart, or they end at once."""
+    protocol = PROTOCOLS[name]
+    apart = {"start": "independent"} if protocol.algorithm == "rsgd" else {}
+    return dataclasses.replace(protocol, **({"K": 3, "B": 20, "max_epochs": 6} | apart | changes))

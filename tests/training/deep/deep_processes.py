@@ -8,7 +8,8 @@ import signal
 import torch.distributed as dist
 
 from tests.training.deep.toy_deep import Tiny, short, toy
-from training import deep, models
+from training import models
+from training.deep import training
 
 
 def replicas(y=3):
@@ -30,7 +31,7 @@ def train(rank, out, data, y):
 
 def train_until_killed(rank, out, data, y):
     """The last process is killed after the second checkpoint; the others go on until they notice."""
-    save_state, calls = deep.save_state, []
+    save_state, calls = training.save_state, []
 
     def save_and_die(*arguments):
         save_state(*arguments)
@@ -38,7 +39,7 @@ def train_until_killed(rank, out, data, y):
         if len(calls) == 2 and rank == dist.get_world_size() - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    deep.save_state = save_and_die
+    training.save_state = save_and_die
     share(out, data, y, tensorboard=True, checkpoint_every=0)
 
 

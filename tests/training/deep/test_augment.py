@@ -9,27 +9,23 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from training import augment
-from training.augment import (
+from training.deep import sub_policies
+from training.deep.augment import Augmentation, crop, cutout, flip, resize
+from training.deep.sub_policies import (
     FAST_RANGES,
     MIRRORED,
     OPERATIONS,
-    Augmentation,
     Step,
     apply_policy,
     autoaugment_cifar10,
-    crop,
-    cutout,
-    flip,
     read_policy,
-    resize,
 )
 
 
 def numbered(n, size, channels=1):
     """Images whose pixels all differ, none of them 0."""
-    one = torch.arange(1, 1 + channels * size * size, dtype=torch.int32).reshape(1, channels, size, size)
-    return one.repeat(n, 1, 1, 1)
+    image = torch.arange(1, 1 + channels * size * size, dtype=torch.int32).reshape(1, channels, size, size)
+    return image.repeat(n, 1, 1, 1)
 
 
 def pictures(n=6, size=32, seed=0):
@@ -50,15 +46,15 @@ def same_frequencies(counts, n_outcomes, n_draws):
 def test_crops_are_those_of_torchvision_and_equally_frequent():
     transforms = pytest.importorskip("torchvision.transforms")
     padding, size, n = 2, 4, 5000
-    one = numbered(1, size)
-    padded = torch.nn.functional.pad(one, (padding,) * 4)
+    image = numbered(1, size)
+    padded = torch.nn.functional.pad(image, (padding,) * 4)
     offsets = range(2 * padding + 1)
     every = {tuple(padded[0, 0, y : y + size, x : x + size].flatten().tolist()) for y in offsets for x in offsets}
     assert len(every) == 25
     theirs = transforms.RandomCrop(size, padding=padding)
     torch.manual_seed(0)
-    assert {tuple(theirs(one[0]).flatten().tolist()) for _ in range(250)} == every
-    ours = Counter(map(tuple, crop(one.repeat(n, 1, 1, 1), padding, np.random.default_rng(0)).flatten(1).tolist()))
+    assert {tuple(theirs(image[0]).flatten().tolist()) for _ in range(250)} == every
+    ours = Counter(map(tuple, crop(image.repeat(n, 1, 1, 1), padding, np.random.default_rng(0)).flatten(1).tolist()))
     assert set(ours) == every
     same_frequencies(ours, 25, n)
 
@@ -176,7 +172,8 @@ PUBLISHED = {  # of Fast AutoAugment: what its level x from 0 to 1 makes of an o
 
 def levels_of(name):
     """Levels with which the sub-policies found on ImageNet have the operation, as they are stored."""
-    entries = json.loads((Path(augment.__file__).parent / "policies" / "fast-autoaugment-imagenet.json").read_text())
+    file = Path(sub_policies.__file__).parents[1] / "policies" / "fast-autoaugment-imagenet.json"
+    entries = json.loads(file.read_text())
     return np.array([level for steps in entries for operation, _, level in steps if operation == name])
 
 
@@ -210,7 +207,7 @@ def test_every_cutout_found_on_imagenet_is_that_of_pillow():
 
 def test_the_sub_policies_found_on_imagenet():
     """The values of each step against the published ranges; some entries as they are published, digits and all."""
-    policy = augment.fast_autoaugment_imagenet()
+    policy = sub_policies.fast_autoaugment_imagenet()
     assert len(policy) == len(set(policy)) == 498 and {len(steps) for steps in policy} == {2}
     steps = [step for steps in policy for step in steps]
     assert {step.name for step in steps} == set(OPERATIONS)
@@ -265,7 +262,7 @@ def test_sub_policies_steps_and_signs_are_drawn_as_said(monkeypatch):
         return operation
 
     for name in ("Rotate", "Invert", "Color", "Equalize"):
-        monkeypatch.setitem(augment.OPERATIONS, name, record(name))
+        monkeypatch.setitem(sub_policies.OPERATIONS, name, record(name))
     policy = (
         (Step("Rotate", 0.7, (5.0, -5.0)), Step("Invert", 1.0, (0.0, 0.0))),
         (Step("Color", 0.2, (1.5, 1.5)), Step("Equalize", 0.0, (0.0, 0.0))),
@@ -328,8 +325,8 @@ def test_all_of_it_in_one_call():
     plain = augmentation.plain(images, mean, std)
     assert torch.allclose(plain, (resize(images, 48).float() - 100) / 50)
     assert torch.equal(Augmentation().plain(images, mean, std), (images.float() - 100) / 50)
-    nothing = Augmentation(flip=False)(images, mean, std, np.random.default_rng(0))
-    assert torch.equal(nothing, (images.float() - 100) / 50)
+    plain = Augmentation(flip=False)(images, mean, std, np.random.default_rng(0))
+    assert torch.equal(plain, (images.float() - 100) / 50)
 
 
 @pytest.mark.parametrize("interpolation, size", [("bicubic", 224), ("bilinear", 224), ("bicubic", 20)])
@@ -338,10 +335,10 @@ def test_sizes_are_made_as_pillow_does(interpolation, size):
     images = pictures(3)
     ours = resize(images, size, interpolation)
     filters = {"bicubic": image_module.Resampling.BICUBIC, "bilinear": image_module.Resampling.BILINEAR}
-    for image, one in zip(images, ours, strict=True):
+    for image, mine in zip(images, ours, strict=True):
         picture = image_module.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         theirs = torch.from_numpy(np.array(picture.resize((size, size), filters[interpolation]))).permute(2, 0, 1)
-        difference = (one.int() - theirs.int()).abs()  # Pillow rounds between rows and columns, too
+        difference = (mine.int() - theirs.int()).abs()  # Pillow rounds between rows and columns, too
         assert difference.max() <= 2 and difference.double().mean() < 0.2
     assert torch.equal(resize(images, 32, interpolation), images)
 

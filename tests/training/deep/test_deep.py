@@ -15,16 +15,18 @@ from bpflat.flatness import local_energy
 from bpflat.optim import ReplicatedSGD
 from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable, toy
 from training import models
-from training.augment import Augmentation
-from training.deep import main, run
-from training.deep_events import TAGS
-from training.deep_flatness import FlatnessPlan
-from training.deep_results import METRICS, DeepRun, EpochMetrics
-from training.deep_trainer import DeepReport, begin, centre, describe, evaluate, train
-from training.images import load_images
+from training.deep import run
+from training.deep.__main__ import main, parser
+from training.deep.augment import Augmentation
+from training.deep.events import TAGS
+from training.deep.flatness import FlatnessPlan
+from training.deep.images import load_images
+from training.deep.recipes import COLUMNS
+from training.deep.results import METRICS, DeepRun, EpochMetrics
+from training.deep.trainer import DeepReport, begin, centre, evaluate, train
+from training.deep.training import DeepTraining
 from training.progress import StatusLine
 from training.randomness import device_seeds, minibatch_orders, sequence
-from training.recipes import COLUMNS
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +84,8 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     assert seen == [1, 2, 3, 4]
     assert_array_equal(stable(resumed), stable(whole))
     name = f"resnet18-cifar10-{column}-seed0"
-    one, other = (torch.load(tmp_path / d / f"{name}.pt", weights_only=True) for d in ("whole", "cut"))
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    weights, again = (torch.load(tmp_path / d / f"{name}.pt", weights_only=True) for d in ("whole", "cut"))
+    assert weights.keys() == again.keys() and all(torch.equal(weights[k], again[k]) for k in weights)
     assert {p.name for p in cut.iterdir()} == {f"{name}.{end}" for end in ("npz", "pt", "csv")}
     assert whole.test_error == whole.curve("test_error")[-1]
     passes = {"baseline": 4, "rsgd": 12, "esgd": 20, "rsgd-y": 12}[column]
@@ -91,7 +93,7 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     # what the stored weights do is what was reported
     images = load_images("cifar10", data)
     model = Tiny(10)
-    model.load_state_dict(one)
+    model.load_state_dict(weights)
     augmentation = toy(column).augmentation()
     loss, error = evaluate(model.eval(), images.test_images, images.test_labels, images, augmentation)
     assert (loss, error) == (pytest.approx(whole.test_loss), whole.test_error)
@@ -313,6 +315,16 @@ def test_bad_flatness_plans(options, message):
         FlatnessPlan(**options)
 
 
+def test_every_field_of_a_training_is_an_option_of_the_command_line():
+    """Options reach the training by their names."""
+    fields = {field.name for field in dataclasses.fields(DeepTraining)}
+    options = vars(parser().parse_args(["smallconvnet-cifar10"]))
+    assert fields - options.keys() == {"flatness"}  # made of four
+    own = {name: value for name, value in options.items() if name in fields - {"recipe", "out", "device"}}
+    defaults = DeepTraining(toy("baseline"), Path("out"))
+    assert own == {name: getattr(defaults, name) for name in own}
+
+
 def test_command_line(data, tmp_path, capsys):
     common = ["smallconvnet-cifar10", "--data", str(data), "--out", str(tmp_path), "--device", "cpu"]
     command = [*common, "--algorithm", "esgd", "--model", "tiny", "--epochs-scale", "0.02", "--seed", "2"]
@@ -391,12 +403,12 @@ def test_event_files_without_tensorboard(data, tmp_path, monkeypatch, capsys):
 
 def test_progress_line(capsys):
     metrics = EpochMetrics(3, 9.0, 0.02, 0.5, 1.2345, 0.25, 1.0, 0.3, 0.01, 1234.0)
-    line = describe(DeepReport("resnet18-cifar10-rsgd seed 0", 53, metrics), 0.5)
+    line = DeepReport("resnet18-cifar10-rsgd seed 0", 53, metrics).describe(0.5)
     assert line == (
         "resnet18-cifar10-rsgd seed 0 epoch 3/53 | η 0.02 | γ 0.5 distance 1.00e-02 | loss 1.2345 train 25.00% | "
         "test 30.00% | 1234 images/s | 2 min left"
     )
-    status = StatusLine(interval=0.0, describe=describe)
+    status = StatusLine(interval=0.0)
     for epoch in (3, 4):
         status(DeepReport("run", 53, dataclasses.replace(metrics, epoch=epoch, gamma=float("nan"))))
     assert capsys.readouterr().err.startswith("run epoch 4/53 | η 0.02 | loss")

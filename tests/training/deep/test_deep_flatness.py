@@ -1,9 +1,6 @@
 """Flatness along the training: BatchNorm has the statistics of the images that the local energy is measured on."""
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +9,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from bpflat.optim import batchnorm_statistics
-from tests.training.deep.test_models import WEIGHTS
+from tests.stored import WEIGHTS, needs_published_networks
 from tests.training.deep.toy_deep import Tiny, coloured_images, toy
 from training import models
-from training.augment import Augmentation
-from training.deep_flatness import FlatnessPlan, measure_flatness
-from training.deep_trainer import begin, centre, train
-from training.images import load_images
-from training.models.cifar_resnet import CifarResNet, load_published
-from training.recipes import Drops
-
-ROOT = Path(__file__).resolve().parents[3]
-CIFAR10 = ROOT / "../shared/data/cifar10"
+from training.deep.augment import Augmentation
+from training.deep.flatness import FlatnessPlan, measure_flatness
+from training.deep.images import load_images
+from training.deep.schedules import Drops
+from training.deep.trainer import begin, centre, train
+from training.models.cifar_resnet import CifarResNet
+from training.published.resnets import load_published
 
 
 class Recorded(Augmentation):
@@ -72,12 +67,11 @@ def test_images_are_those_of_the_statistics(column, tmp_path, monkeypatch):
                 assert misfit(stem, model[2], torch.cat(SEEN)) < 0.05 < 0.15 < misfit(stem, model[2], plain)
 
 
-@pytest.mark.skipif(not (WEIGHTS.exists() and CIFAR10.exists()), reason="weights or images are not here")
-def test_published_statistics_fit_the_images_that_flatness_is_measured_on(tmp_path):
+@needs_published_networks
+def test_published_statistics_fit_the_images_that_flatness_is_measured_on(cifar10):
     """ResNet-20: statistics of augmented images are those it was trained with; those of plain images cost it dearly."""
-    subprocess.run([sys.executable, CIFAR10.parent / "unpack_cifar10.py", tmp_path / "images.npz"], check=True)
     mean, std = (255 * torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    images = dataclasses.replace(load_images("cifar10", tmp_path / "images.npz", n_train=500), mean=mean, std=std)
+    images = dataclasses.replace(load_images("cifar10", cifar10, n_train=500), mean=mean, std=std)
     model = load_published(CifarResNet(20), WEIGHTS / "resnet20-12fca82f.th").eval()
     augmentation = recorded(Augmentation(padding=4))
     measure_flatness(model, images, augmentation, FlatnessPlan(1, (0.05,), 2), seed=0, epoch=1)

@@ -15,19 +15,20 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
 from bpflat.optim import ReplicatedSGD, attraction_limit
-from tests.training.deep.test_models import WEIGHTS
+from tests.stored import WEIGHTS, needs_published_networks
 from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
 from training import models
-from training.augment import Augmentation
-from training.deep_results import DeepRun
-from training.deep_trainer import State, begin, centre, evaluate, require_stable_attraction, train
-from training.images import load_images
+from training.deep.augment import Augmentation
+from training.deep.images import load_images
+from training.deep.recipes import RECIPES, find_recipe, with_printed_growth
+from training.deep.results import DeepRun
+from training.deep.schedules import Drops
+from training.deep.trainer import State, begin, centre, evaluate, require_stable_attraction, train
 from training.models import make_model
-from training.models.cifar_resnet import CifarResNet, load_published
-from training.recipes import RECIPES, Drops, find_recipe, with_printed_growth
+from training.models.cifar_resnet import CifarResNet
+from training.published.resnets import load_published
 
 ROOT = Path(__file__).resolve().parents[3]
-CIFAR10 = ROOT / "../shared/data/cifar10"
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +164,7 @@ def test_images_are_resized_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         F,
         "interpolate",
-        lambda images, *rest, **options: calls.append(len(images)) or interpolate(images, *rest, **options),
+        lambda images, *arguments, **options: calls.append(len(images)) or interpolate(images, *arguments, **options),
     )
     result = short(toy("baseline", size=36), tmp_path, data, epochs=2)
     assert calls == [110, 60]
@@ -209,15 +210,14 @@ def test_killed_and_resumed_from_the_command_line(tmp_path, column="esgd"):
     subprocess.run([*command, tmp_path / "cut"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     whole, cut = (DeepRun.load(tmp_path / folder / f"{name}.npz") for folder in ("whole", "cut"))
     assert_array_equal(stable(cut), stable(whole))
-    one, other = (torch.load(tmp_path / folder / f"{name}.pt", weights_only=True) for folder in ("whole", "cut"))
-    assert all(torch.equal(one[key], other[key]) and one[key].is_contiguous() for key in one)
+    whole, resumed = (torch.load(tmp_path / folder / f"{name}.pt", weights_only=True) for folder in ("whole", "cut"))
+    assert all(torch.equal(whole[key], resumed[key]) and whole[key].is_contiguous() for key in whole)
 
 
-@pytest.mark.skipif(not (WEIGHTS.exists() and CIFAR10.exists()), reason="weights or images are not here")
-def test_statistics_of_the_centre_cost_a_published_resnet_nothing(tmp_path):
+@needs_published_networks
+def test_statistics_of_the_centre_cost_a_published_resnet_nothing(cifar10):
     """Replicas at the published weights see augmented minibatches: within 0.3 % of the running statistics published."""
-    subprocess.run([sys.executable, CIFAR10.parent / "unpack_cifar10.py", tmp_path / "images.npz"], check=True)
-    images = load_images("cifar10", tmp_path / "images.npz", n_train=1920)
+    images = load_images("cifar10", cifar10, n_train=1920)
     mean, std = (255 * torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     tested = {name: getattr(images, name)[:2000] for name in ("test_images", "test_labels")}
     images = dataclasses.replace(images, mean=mean, std=std, **tested)

@@ -16,9 +16,9 @@ from tests.gloo_processes import launcher
 from tests.training.deep import deep_processes
 from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable
 from training import models
-from training.deep import main
-from training.deep_results import DeepRun
-from training.processes import first_decides, gather_states, is_first, own_replicas, process_group
+from training.deep.__main__ import main
+from training.deep.processes import first_decides, gather_states, is_first, own_replicas, process_group
+from training.deep.results import DeepRun
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 NAME = "resnet18-cifar10-rsgd-seed0"
@@ -58,10 +58,10 @@ def centre_of(out):
 
 def assert_close(out, other):
     """Curves and centres that differ by what rounding of the mean makes of itself in 20 steps."""
-    one, two = load(out), load(other)
-    assert one.configuration == two.configuration
-    assert_allclose(stable(one), stable(two), rtol=2e-4)
-    assert one.gamma0 == pytest.approx(two.gamma0, rel=1e-5)
+    first, second = load(out), load(other)
+    assert first.configuration == second.configuration
+    assert_allclose(stable(first), stable(second), rtol=2e-4)
+    assert first.gamma0 == pytest.approx(second.gamma0, rel=1e-5)
     ours, theirs = centre_of(out), centre_of(other)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
@@ -156,5 +156,5 @@ def test_under_torchrun(tmp_path):
         assert main([*program, str(tmp_path / "one")]) == 0
     finally:
         torch.set_num_threads(threads)
-    three, one = (DeepRun.load(tmp_path / n / "smallconvnet-cifar10-rsgd-seed0.npz") for n in ("three", "one"))
-    assert_allclose(stable(three), stable(one), rtol=1e-3)
+    three, single = (DeepRun.load(tmp_path / n / "smallconvnet-cifar10-rsgd-seed0.npz") for n in ("three", "one"))
+    assert_allclose(stable(three), stable(single), rtol=1e-3)

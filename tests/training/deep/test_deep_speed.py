@@ -8,9 +8,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks import deep as benchmark
 from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
-from training import deep, models
-from training.deep_trainer import begin, train
-from training.images import load_images
+from training import models
+from training.deep import __main__ as command
+from training.deep.images import load_images
+from training.deep.trainer import begin, train
 
 
 class Sure(Tiny):
@@ -89,11 +90,11 @@ def test_switches_of_the_command_line(monkeypatch, tmp_path):
         given.update(options)
         raise ValueError("enough")
 
-    monkeypatch.setattr(deep, "run", run)
+    monkeypatch.setattr(command, "run", run)
     switches = ["--compile", "--cudnn-benchmark", "--bfloat16"]
-    assert deep.main(["resnet18-cifar10", "--device", "cpu", "--out", str(tmp_path), *switches]) == 2
+    assert command.main(["resnet18-cifar10", "--device", "cpu", "--out", str(tmp_path), *switches]) == 2
     assert given["compiled"] and given["cudnn_benchmark"] and given["bfloat16"]
-    assert deep.main(["resnet18-cifar10", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert command.main(["resnet18-cifar10", "--device", "cpu", "--out", str(tmp_path)]) == 2
     assert not (given["compiled"] or given["cudnn_benchmark"] or given["bfloat16"])
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from training import images as module
-from training.images import Source, cache_folder, channel_statistics, load_images
+from training.deep import images as module
+from training.deep.images import Source, cache_folder, channel_statistics, load_images
 
 
 def arrays(n=20, size=32, channels=3, classes=10, seed=0):

@@ -1,17 +1,16 @@
 """The networks of Table 1: published numbers of parameters, published weights, ShakeDrop's two random factors."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.stored import WEIGHTS
 from training.models import MODELS, make_model
-from training.models.cifar_resnet import CifarResNet, load_published, zero_padded_shortcut
+from training.models.cifar_resnet import CifarResNet, zero_padded_shortcut
 from training.models.pyramidnet import PyramidNet, ShakeDrop, shake
 from training.models.small import VGGLike
+from training.published.resnets import load_published
 
-WEIGHTS = Path(__file__).resolve().parents[3] / "../shared/data/weights"
 FROM_TORCHVISION = {"resnet18", "resnet18-imagenet-stem", "resnet50", "densenet121", "efficientnet-b0"}
 
 
@@ -92,10 +91,10 @@ def test_a_missing_torchvision_is_named(monkeypatch):
 
     real = builtins.__import__
 
-    def without(name, *rest):
+    def without(name, *arguments):
         if name.startswith("torchvision"):
             raise ImportError("not here")
-        return real(name, *rest)
+        return real(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"pip install bpflat\[deep\]"):

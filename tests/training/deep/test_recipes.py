@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.augment import autoaugment_cifar10
-from training.deep_results import DeepRun
-from training.images import SOURCES
+from training.deep.images import SOURCES
+from training.deep.recipes import COLUMNS, POLICIES, RECIPES, as_plain, find_recipe
+from training.deep.results import DeepRun
+from training.deep.rmsprop import TensorFlowRMSprop
+from training.deep.schedules import Annealing, Decay, Drops
+from training.deep.sub_policies import autoaugment_cifar10
 from training.models import MODELS
-from training.recipes import COLUMNS, POLICIES, RECIPES, Annealing, Decay, Drops, as_plain, find_recipe
-from training.rmsprop import TensorFlowRMSprop
 
 RESULTS = Path(__file__).parents[3] / "figures" / "results" / "table1"
 ALL = [recipe for row in RECIPES.values() for recipe in row.values()]
@@ -101,9 +102,9 @@ def test_a_stretched_decay_ends_where_it_did():
 
 def test_optimizers():
     model = torch.nn.Linear(2, 2)
-    one = find_recipe("efficientnet-b0-cifar100", "baseline").base_optimizer(model)
-    assert isinstance(one, TensorFlowRMSprop)
-    assert one.defaults == {"lr": 0.01, "decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 1e-5}
+    optimizer = find_recipe("efficientnet-b0-cifar100", "baseline").base_optimizer(model)
+    assert isinstance(optimizer, TensorFlowRMSprop)
+    assert optimizer.defaults == {"lr": 0.01, "decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 1e-5}
     inner = find_recipe("smallconvnet-cifar10", "esgd").base_optimizer(model, 0.02)
     assert isinstance(inner, torch.optim.SGD) and inner.defaults["nesterov"] and inner.defaults["lr"] == 0.02
 

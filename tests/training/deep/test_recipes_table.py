@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from bpflat.optim import EntropySGD, ReplicatedSGD
+from training.deep.recipes import COLUMNS, RECIPES
 from training.models import make_model
-from training.recipes import COLUMNS, RECIPES
 
 CIFAR = ("smallconvnet-cifar10", "resnet18-cifar10", "resnet110-cifar10", "pyramidnet-cifar10", "pyramidnet-cifar100")
 TINY = ("resnet50-tiny-imagenet", "densenet121-tiny-imagenet")
@@ -158,18 +158,18 @@ C2 = [
 
 def cells(table):
     """(row, column, field, value, sentence) of every cell that a line stands for; blanks of Table 1 left out."""
-    for rows, columns, *rest in table:
+    for rows, columns, *values in table:
         for row in sorted(rows):
-            yield from ((row, column, *rest) for column in columns.split() if column in RECIPES[row])
+            yield from ((row, column, *values) for column in columns.split() if column in RECIPES[row])
 
 
 @pytest.mark.parametrize("table", [GENERAL, C1, C2], ids=["general", "C.1", "C.2"])
 def test_recipes_are_those_of_appendix_c(table):
     wrong = []
     for row, column, field, value, sentence in cells(table):
-        found = attrgetter(field)(RECIPES[row][column])
-        if found != value or isinstance(found, bool) != isinstance(value, bool):
-            wrong.append(f'{row} {column}: {field} is {found}, the paper has {value}: "{sentence}"')
+        actual = attrgetter(field)(RECIPES[row][column])
+        if actual != value or isinstance(actual, bool) != isinstance(value, bool):
+            wrong.append(f'{row} {column}: {field} is {actual}, the paper has {value}: "{sentence}"')
     assert not wrong, "\n".join(wrong)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bpflat.optim import ReplicatedSGD
-from training.rmsprop import TensorFlowRMSprop
+from training.deep.rmsprop import TensorFlowRMSprop
 
 
 def by_hand(w, gradients, rates, decay, momentum, eps, weight_decay):

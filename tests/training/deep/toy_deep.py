@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from training.deep import run
-from training.deep_results import METRICS
-from training.recipes import find_recipe
+from training.deep.recipes import find_recipe
+from training.deep.results import METRICS
 
 
 class Tiny(nn.Sequential):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from training.pgdl import load_model, read_records
+from tests.training.published.toy_pgdl import SHAPE, write
+from training.published.pgdl import load_model, read_records
 
 h5py = pytest.importorskip("h5py")
 
@@ -22,23 +23,6 @@ LAYERS = [
     {"layer_name": "Dense", "units": 6, "activation": "relu", "kernel_regularizer": None},
     {"layer_name": "Dense", "units": 3},
 ]
-SHAPE = (7, 6, 2)
-
-
-def write(folder, layers, arrays, shape=SHAPE):
-    """A model's folder; `arrays` are lists, one a layer with weights, named as Keras names them."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_config": layers, "input_shape": list(shape)}))
-    with h5py.File(folder / "weights.hdf5", "w") as file:
-        names = [f"wrapped_layer_{i}" if i else "wrapped_layer" for i in range(len(arrays))]
-        file.attrs["layer_names"] = [name.encode() for name in names]
-        for name, values in zip(names, arrays, strict=True):
-            group = file.create_group(name)
-            weight_names = [f"{name}/array{j}:0" for j in range(len(values))]
-            group.attrs["weight_names"] = [n.encode() for n in weight_names]
-            for n, value in zip(weight_names, values, strict=True):
-                group[n] = value
-    return folder
 
 
 @pytest.fixture
@@ -86,13 +70,13 @@ def keras(x, arrays):
 def test_layer_by_layer(tmp_path, arrays):
     network = load_model(write(tmp_path / "model_1", LAYERS, arrays))
     x = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32)
-    found = torch.from_numpy(x).movedim(-1, 1)
+    outputs = torch.from_numpy(x).movedim(-1, 1)
     modules = iter(network)
     for options, expected in zip(LAYERS, keras(x.astype(float), arrays), strict=True):
-        found = next(modules)(found)
+        outputs = next(modules)(outputs)
         if options.get("activation") == "relu":  # inside of a layer for Keras, a module of its own here
-            found = next(modules)(found)
-        plain = found.detach().numpy() if found.ndim == 2 else found.detach().movedim(1, -1).numpy()
+            outputs = next(modules)(outputs)
+        plain = outputs.detach().numpy() if outputs.ndim == 2 else outputs.detach().movedim(1, -1).numpy()
         assert_allclose(plain, expected, rtol=1e-4, atol=1e-5, err_msg=options["layer_name"])
     assert next(modules, None) is None and not network.training
 

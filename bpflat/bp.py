@@ -1,0 +1,239 @@
+"""Belief propagation on the fully-connected committee machine: log Z(w, Δ) of the anchored partition function.
+
+`solve_edges` passes messages on every edge, as the method is usually written; `solve_nodes` finds the same fixed
+points with far less work.  Both return a `Point` and share `output_node`, the exact vote of K noisy signs.  All check
+what they are given, and call the solvers of `bpflat.estimators`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bpflat.arguments import check_array, check_count, check_labels, check_patterns, check_scalar, check_weights
+from bpflat.estimators import edge_bp, kernels, node_bp
+from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
+
+__all__ = ["Point", "Problem", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
+
+DELTAS = (1e-12, 1e12)  # beyond these nothing, or all, of the reference is lost to six digits
+LOOSEST = 1e-3  # largest tolerance: log Z, stationary at the fixed point, is then still good to about a millionth
+
+_Floats = NDArray[np.float64]
+
+
+def check_delta(delta: float) -> float:
+    """Return the prior variance Δ as a float if it lies in `DELTAS`."""
+    return check_scalar("delta", delta, at_least=DELTAS[0], at_most=DELTAS[1], why="a variance of weights of order one")
+
+
+def check_tolerance(tolerance: float) -> float:
+    """Return the tolerance of a fixed point as a float if it is positive, and at most `LOOSEST`."""
+    why = "beyond it the error of log Z, of its square, could be seen"
+    return check_scalar("tolerance", tolerance, above=0.0, at_most=LOOSEST, why=why)
+
+
+def check_beta(beta: float | None) -> float | None:
+    """Return the cost of an error as a float if it is positive and finite, or None."""
+    return None if beta is None else check_scalar("beta", beta, above=0.0, at_most=1e6, why="what an error costs")
+
+
+def check_start(start: Point | None, shape: tuple[int, ...]) -> Point | None:
+    """Return the point to begin from if its two messages have the shape that is asked for."""
+    if start is not None and not isinstance(start, Point):
+        raise ValueError(f"start must be a Point or None, not of type {type(start).__name__}")
+    if start is not None and [np.shape(m) for m in start.messages] != [shape, shape]:
+        raise ValueError(f"start holds messages of shapes {[np.shape(m) for m in start.messages]}, not two of {shape}")
+    return start
+
+
+def output_node(omega: ArrayLike, variance: ArrayLike, labels: ArrayLike) -> tuple[_Floats, _Floats, _Floats]:
+    """Log-partition function of the committee's vote and its derivatives in the cavity means.
+
+    Parameters
+    ----------
+    omega : array_like, shape (P, K)
+        Cavity means ω of the hidden pre-activations.  K odd.
+    variance : array_like, shape (P, K), or one that is broadcast to it
+        Cavity variances V > 0.
+    labels : array_like, shape (P,)
+        ±1.
+
+    Returns
+    -------
+    g : ndarray, shape (P, K)
+        ``∂ log Z_μ/∂ω_kμ``.
+    curvature : ndarray, shape (P, K)
+        ``Γ_kμ = -∂² log Z_μ/∂ω_kμ²``; at most 1/V, and it can be negative.
+    log_z : ndarray, shape (P,)
+        ``log P(majority of K independent signs = label)``, to full relative precision in both tails.
+
+    Raises
+    ------
+    ValueError
+        Even K, shapes that do not match, V that is not positive, labels other than ±1, NaN or infinite entries.
+
+    Notes
+    -----
+    With ``y = σω/√V``, φ the normal density and ``r = D φ(y)/Z``: ``g = σ r/√V`` and ``Γ = r (r + y)/V``.
+    """
+    omega = check_array("omega", omega, ("P", "K"))
+    if omega.shape[1] % 2 == 0:
+        raise ValueError(f"omega has K = {omega.shape[1]} hidden units; K must be odd: no tied votes")
+    variance = check_array("variance", variance, between=(1e-100, 1e100))
+    try:
+        variance = np.broadcast_to(variance, omega.shape)
+    except ValueError:
+        raise ValueError(f"variance of shape {variance.shape} does not match omega of shape {omega.shape}") from None
+    g, curvature, log_z = kernels.output_nodes(omega.T, variance.T, check_labels(labels, len(omega)))
+    return np.ascontiguousarray(g.T), np.ascontiguousarray(curvature.T), log_z
+
+
+def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
+    """Prepare a reference and its patterns for `solve_nodes`.
+
+    Parameters
+    ----------
+    weights : array_like, shape (K, N)
+        The reference w, K odd.  Rows are rescaled to ``|w_k|² = N``: their scale does not matter.  A row of zeros stays
+        one: without a reference, log Z is the volume of all solutions under N(0, Δ).
+    patterns : array_like, shape (P, N)
+        ±1 is fastest, any real numbers are allowed.
+
+    Returns
+    -------
+    Problem
+        Without labels; the node form (see `bpflat.estimators.node_bp`) is fastest where all inputs are ±1.
+
+    Raises
+    ------
+    ValueError
+        Even K, shapes that do not match, NaN or infinite entries, a pattern of zeros only.
+    """
+    weights = check_weights(weights, many=False)
+    return Problem.of(weights, check_patterns(patterns, weights.shape[1], zero_rows=False))
+
+
+def solve_nodes(
+    nodes: Problem,
+    labels: ArrayLike,
+    delta: float,
+    *,
+    n_errors: int = 0,
+    beta: float | None = None,
+    start: Point | None = None,
+    tolerance: float = 1e-9,
+    max_steps: int = 40,
+) -> Point:
+    """Find the fixed point of belief propagation at one Δ by its node form.
+
+    Parameters
+    ----------
+    nodes : Problem
+        From `make_nodes`.
+    labels : array_like, shape (P,)
+        ±1.
+    delta : float
+        Prior variance Δ, from 1e-12 to 1e12.
+    n_errors : int
+        Training errors E₀ that solutions may make: the reference's own for eq. 3 (see `bpflat.estimators.output_node`).
+    beta : float, optional
+        Cost of an error, where any number of them is allowed instead.
+    start : Point, optional
+        An earlier result for the same reference at a nearby Δ; else begin without messages.
+    tolerance : float
+        Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make; at most 1e-3.  log Z is stationary
+        at the fixed point: its error is of second order in this.
+    max_steps : int
+        Newton steps before giving up.
+
+    Returns
+    -------
+    Point
+        With ``messages = (g, Γ)``, each of shape (P, K).  ``converged`` is False when no fraction of a step reduced
+        the residual or `max_steps` was reached.
+
+    Raises
+    ------
+    ValueError
+        Labels that do not match the nodes or are not ±1, numbers out of bounds, a start of other shapes.
+    """
+    if not isinstance(nodes, Problem):
+        raise ValueError(f"nodes must come from make_nodes(weights, patterns), not be of type {type(nodes).__name__}")
+    labels = check_labels(labels, nodes.hidden.shape[-1])
+    n_errors = check_count("n_errors", n_errors, at_least=0, at_most=len(labels), why="patterns")
+    start = check_start(start, nodes.hidden.T.shape)
+    solution = node_bp.solve(
+        replace(nodes, labels=labels, n_errors=np.array(n_errors), beta=check_beta(beta)),
+        check_delta(delta),
+        start and _transposed(start),
+        tolerance=check_tolerance(tolerance),
+        max_steps=check_count("max_steps", max_steps),
+    )
+    return _transposed(solution)
+
+
+def _transposed(point: Point) -> Point:
+    """A point whose messages are (P, K), as users meet them, for one with (K, P), and the other way round."""
+    return replace(point, messages=tuple(np.ascontiguousarray(np.transpose(m)) for m in point.messages))
+
+
+def solve_edges(
+    weights: ArrayLike,
+    patterns: ArrayLike,
+    labels: ArrayLike,
+    delta: float,
+    *,
+    start: Point | None = None,
+    damping: float = 0.0,
+    tolerance: float = 1e-10,
+    max_sweeps: int = 2000,
+) -> Point:
+    """Iterate the messages of every edge to their fixed point: the plain form of belief propagation.
+
+    Patterns are visited one after the other, each seeing the newest totals: on real pictures, whose Gram matrix has
+    one huge eigenvalue, updating all at once diverges.
+
+    Parameters
+    ----------
+    weights : array_like, shape (K, N)
+        The reference w, centre of the prior N(w, Δ).  K odd.  Rows are rescaled to ``|w_k|² = N``.
+    patterns : array_like, shape (P, N)
+        Any real inputs.
+    labels : array_like, shape (P,)
+        ±1; all of them are to be kept.
+    delta : float
+        Prior variance Δ, from 1e-12 to 1e12.
+    start : Point, optional
+        An earlier result for the same reference whose messages to begin from (any Δ); else from no messages.
+    damping : float
+        Fraction of the old message that is kept, in [0, 1).
+    tolerance : float
+        Stop when every output derivative, ``g √V`` and ``Γ V``, changes by less than this in a sweep; at most 1e-3.
+    max_sweeps : int
+        Give up after so many sweeps.
+
+    Returns
+    -------
+    Point
+        With ``messages = (A, B)``, each of shape (P, K, N).  ``converged`` is False when `max_sweeps` was reached
+        or a cavity variance turned negative.
+
+    Raises
+    ------
+    ValueError
+        Even K, shapes that do not match, labels other than ±1, numbers out of bounds, NaN or infinite entries.
+    """
+    weights = check_weights(weights, many=False)
+    patterns = check_patterns(patterns, weights.shape[1], zero_rows=False)
+    return edge_bp.solve(
+        Problem.of(weights, patterns, check_labels(labels, len(patterns))),
+        check_delta(delta),
+        check_start(start, (len(patterns), *weights.shape)),
+        damping=check_scalar("damping", damping, below=1.0),
+        tolerance=check_tolerance(tolerance),
+        max_sweeps=check_count("max_sweeps", max_sweeps),
+    )

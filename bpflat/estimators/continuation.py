@@ -1,0 +1,103 @@
+"""Paths of fixed points along Δ or d: generators that ask for one point after another.
+
+Whoever follows a path solves what it asks for: around one reference (`run`), or around many at once (`run_together`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bpflat.estimators.point import Point
+
+STRIDE = 4.0  # longest factor between two Δ
+_FIRST, _FINEST = 1e-3, 1.02  # largest Δ to begin at; shortest factor between two Δ
+_DISTANCE_STEPS = 25
+
+Request = tuple[float, Point | None]  # Δ, and the fixed point to begin from
+Path = Generator[Request, Point, list[Point]]  # asks for fixed points, is sent them, and returns a curve
+
+
+def run(path: Path, solve: Callable[..., Point]) -> list[Point]:
+    """Give a path the fixed points that it asks for, by ``solve(delta, start=...)``."""
+    try:
+        delta, start = next(path)
+        while True:
+            delta, start = path.send(solve(delta, start=start))
+    except StopIteration as end:
+        return [replace(point, messages=()) for point in end.value]
+
+
+def run_together(paths: Sequence[Path], solve: Callable[..., list[Point]]) -> list[list[Point]]:
+    """`run` for many paths in step: one call ``solve(indices, deltas, starts)`` for all that are still under way."""
+    curves: list[list[Point]] = [[] for _ in paths]
+    asked = {r: next(path) for r, path in enumerate(paths)}
+    while asked:
+        answers = solve(list(asked), *zip(*asked.values(), strict=True))
+        for r, point in zip(list(asked), answers, strict=True):
+            try:
+                asked[r] = paths[r].send(point)
+            except StopIteration as end:
+                del asked[r]
+                curves[r] = [replace(point, messages=()) for point in end.value]
+    return curves
+
+
+def along_deltas(deltas: Iterable[float], **options) -> Path:
+    """Solve at each Δ, starting from the last one that converged."""
+    start, points = None, []
+    for delta in deltas:
+        point = yield from reach(delta, start, **options)
+        start = point if point.converged else start
+        points.append(point)
+    return points
+
+
+def along_distances(distances: Iterable[float], precision: float = 1e-10, **options) -> Path:
+    """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
+    start, points = None, []
+    for distance in distances:
+        delta = 2 * distance / (1 + start.excess if start else 1)
+        previous, slope, n_iter = None, 1.0, 0
+        for _ in range(_DISTANCE_STEPS):
+            point = yield from reach(delta, start, **options)
+            n_iter += point.n_iter
+            miss = np.log(distance / point.distance) if point.converged else np.nan
+            if not abs(miss) > precision:
+                break
+            if previous is not None and point.delta != previous.delta:
+                slope = np.log(point.distance / previous.distance) / np.log(point.delta / previous.delta)
+            start = previous = point
+            delta = point.delta * np.exp(miss / slope)
+        point = replace(point, n_iter=n_iter, converged=bool(abs(miss) <= precision))
+        start = point if point.converged else start
+        points.append(point)
+    return points
+
+
+def reach(delta: float, start: Point | None, finest: float = _FINEST) -> Generator[Request, Point, Point]:
+    """Follow the fixed points from `start`, or from a small Δ, up to Δ.
+
+    Beyond Δ of about 1 the equations can have several solutions; the one meant is that which grows out of the
+    reference, so no step is longer than a factor `STRIDE`, also where a longer one would converge.  A step that
+    fails is shortened, down to the factor `finest`.
+    """
+    n_iter, stride, point = 0, STRIDE, start
+    if point is None:
+        for first in min(delta, _FIRST) * 10.0 ** -np.arange(4):
+            point = yield first, None
+            n_iter += point.n_iter
+            if point.converged:
+                break
+    while point.converged and point.delta != delta:
+        trial = yield min(delta, stride * point.delta), point
+        n_iter += trial.n_iter
+        if trial.converged:
+            point, stride = trial, STRIDE
+        elif stride >= finest**2:
+            stride **= 0.5
+        else:
+            point = replace(trial, delta=delta)
+    return replace(point, delta=delta, n_iter=n_iter)

@@ -1,0 +1,266 @@
+"""Monte Carlo: log Z(w, Δ) by elliptical slice sampling along a ladder of inverse temperatures.
+
+The measure is ``N(w, Δ) e^{-β E}`` with E the number of training errors, which depends on the weights through the
+pre-activations ``h = s⁰ + √Δ L z`` only, with ``C = L Lᵀ`` and z standard normal: the chains live on z (K, r), r the
+rank of C, and the directions of weight space that no pattern sees are integrated exactly.  An elliptical slice step
+costs one product L ν; every point of its ellipse is then nearly free.  Replicas at neighbouring β exchange their
+states, and the stepping stones ``log Z(β_{j+1})/Z(β_j) = log ⟨e^{-(β_{j+1} - β_j) E}⟩_j`` give log Z, without an
+integral over β to discretise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from bpflat.estimators.point import Point
+from bpflat.estimators.problem import Problem
+from bpflat.parallel import over_processes
+from bpflat.randomness import spawn_streams
+
+_STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
+_ENOUGH = 0.3  # the ladder ends where this fraction of states is allowed
+_RHAT = 1.05
+_LONGEST = 200  # temperatures
+_FROZEN = 60.0  # a cost of an error at which no chain makes one more
+
+
+@njit(cache=True)
+def _errors(offset, a, b, cosine, sine, labels, votes):
+    """Number of wrong votes of the pre-activations ``offset + a cos θ + b sin θ``, all of shape (K, P)."""
+    n_hidden, n_patterns = a.shape
+    votes[:] = 0
+    for k in range(n_hidden):
+        for p in range(n_patterns):
+            votes[p] += offset[k, p] + a[k, p] * cosine + b[k, p] * sine >= 0.0
+    wrong = 0
+    for p in range(n_patterns):
+        wrong += (2 * votes[p] > n_hidden) != (labels[p] > 0)
+    return wrong
+
+
+@njit(cache=True)
+def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
+    """Run all temperatures for ``len(energies)`` sweeps, in place.
+
+    offset (K, P); factor ``√Δ Lᵀ`` (r, P); z (T, K, r) the states, a (T, K, P) their ``√Δ z Lᵀ``, energy (T,) their
+    errors.
+    Fills energies (sweeps, T) and norms (sweeps,), the |z|² at the last temperature.
+    """
+    n_temperatures, n_hidden, rank = z.shape
+    votes = np.empty(len(labels), np.int32)
+    for sweep in range(len(energies)):
+        for t in range(n_temperatures):
+            nu = rng.standard_normal((n_hidden, rank))
+            b = np.dot(nu, factor)
+            allowed = energy[t] + (rng.standard_exponential() / betas[t] if betas[t] > 0 else math.inf)
+            theta = rng.random() * 2 * math.pi
+            low, high = theta - 2 * math.pi, theta
+            while True:
+                cosine, sine = math.cos(theta), math.sin(theta)
+                wrong = _errors(offset, a[t], b, cosine, sine, labels, votes)
+                if wrong <= allowed:
+                    break
+                if theta < 0:
+                    low = theta
+                else:
+                    high = theta
+                theta = low + rng.random() * (high - low)
+            energy[t] = wrong
+            z[t] = z[t] * cosine + nu * sine
+            a[t] = a[t] * cosine + b * sine
+        for t in range(sweep % 2, n_temperatures - 1, 2):
+            gain = (betas[t + 1] - betas[t]) * (energy[t + 1] - energy[t])
+            if gain >= 0 or rng.random() < math.exp(gain):
+                z[t], z[t + 1] = z[t + 1].copy(), z[t].copy()
+                a[t], a[t + 1] = a[t + 1].copy(), a[t].copy()
+                energy[t], energy[t + 1] = energy[t + 1], energy[t]
+        energies[sweep] = energy
+        norms[sweep] = np.sum(z[n_temperatures - 1] ** 2)
+
+
+class _Sampler:
+    """States of one chain of replicas and what its sweeps need: pre-activations (K, P) and ``√Δ Lᵀ`` (r, P)."""
+
+    def __init__(self, hidden, factor, labels, seed):
+        # copied: what joblib maps from a file can only be read, for which numba would compile all again
+        self.offset, self.factor, self.labels = np.array(hidden), np.array(factor), labels
+        self.rng = np.random.default_rng(seed)
+        self.z = self.rng.standard_normal((1, len(hidden), len(factor)))
+        self.a = self.z @ self.factor
+        votes = np.empty(len(labels), np.int32)
+        self.energy = np.array([_errors(self.offset, self.a[0], self.a[0], 1.0, 0.0, labels, votes)], dtype=np.float64)
+
+    def grow(self):
+        """Add a replica that starts where the last one is."""
+        for name in ("z", "a", "energy"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, old[-1:]]))
+
+    def run(self, betas, n_sweeps):
+        """Energies (n_sweeps, T) and |z|² at the last temperature (n_sweeps,)."""
+        energies, norms = np.empty((n_sweeps, len(betas))), np.empty(n_sweeps)
+        _sweeps(self.offset, self.factor, self.labels, betas, self.z, self.a, self.energy, energies, norms, self.rng)
+        return energies, norms
+
+
+def _ladder(sampler: _Sampler, n_errors: int, beta: float | None, n_sweeps: int) -> tuple[NDArray[np.float64], bool]:
+    """Inverse temperatures from 0 to β, or to where the wanted states are common, by a short run at each.
+
+    Grows the sampler.  False where the longest ladder does not reach that far.
+    """
+    betas = [0.0]
+    while True:
+        energies = sampler.run(np.array(betas), n_sweeps)[0][n_sweeps // 4 :, -1]
+        if np.mean(energies <= n_errors) >= _ENOUGH if beta is None else betas[-1] >= beta:
+            return np.array(betas), True
+        if len(betas) == _LONGEST or (beta is None and betas[-1] > _FROZEN):
+            return np.array(betas), False
+        is_frozen = np.mean(energies == energies.min()) >= _ENOUGH  # then every β beyond is within one step
+        step = math.inf if is_frozen and beta is not None else _STEP / max(energies.std(), 0.5)
+        betas.append(min(betas[-1] + step, math.inf if beta is None else beta))
+        sampler.grow()
+
+
+def _chain(hidden, factor, labels, betas, n_sweeps, seed):
+    """Energies (n_sweeps, T) and |z|² (n_sweeps,) of one chain, after annealing along the ladder and a burn-in."""
+    sampler = _Sampler(hidden, factor, labels, seed)
+    for last in range(1, len(betas) + 1):
+        sampler.run(betas[:last], max(20, n_sweeps // 100))
+        if last < len(betas):
+            sampler.grow()
+    sampler.run(betas, n_sweeps // 5)
+    return sampler.run(betas, n_sweeps)
+
+
+class _Estimate(NamedTuple):
+    """log Z, mean number of errors and mean |z|² of the wanted states; how each sample moves the first and the last."""
+
+    log_z: float
+    errors: float
+    norm: float
+    log_z_influence: NDArray[np.float64]
+    norm_influence: NDArray[np.float64]
+
+
+def _estimate(energies, norms, betas, n_errors, beta) -> _Estimate:
+    """Averages over energies (chains, samples, T) and |z|² (chains, samples); influences have the shape of the latter.
+
+    At a given β the last states are those wanted.  Else ``P(E ≤ E₀) = Z(β) ⟨1[E ≤ E₀] e^{βE}⟩_β`` counts among them.
+    """
+    stones = np.exp(-np.diff(betas) * energies[..., :-1])
+    means = stones.mean(axis=(0, 1))
+    last = energies[..., -1]
+    log_z, errors, weight = np.log(means).sum(), 0.0, np.ones(last.shape)
+    influence = (stones / means - 1).sum(axis=-1)
+    if beta is not None:
+        errors = float(last.mean())
+    else:
+        weight = (last <= n_errors) * np.exp(betas[-1] * np.minimum(last - n_errors, 0))
+        if not weight.any():
+            return _Estimate(-math.inf, 0.0, math.nan, influence, influence)
+        log_z += betas[-1] * n_errors + math.log(weight.mean())
+        weight /= weight.mean()
+        influence += weight - 1
+    norm = np.mean(weight * norms)
+    return _Estimate(float(log_z), errors, float(norm), influence, weight * (norms - norm))
+
+
+def _standard_error(influence: NDArray) -> float:
+    """Standard error of the mean of influences (chains, samples).
+
+    From their autocovariance, summed as far as its pairs fall (Geyer).
+    """
+    n_samples = influence.shape[1]
+    spectrum = np.fft.rfft(influence - influence.mean(), 2 * n_samples)
+    covariance = np.fft.irfft((spectrum * spectrum.conj()).mean(axis=0))[:n_samples] / n_samples
+    pairs = covariance[: n_samples // 2 * 2].reshape(-1, 2).sum(axis=1)
+    pairs = np.minimum.accumulate(pairs)
+    return math.sqrt(max(2 * pairs[pairs > 0].sum() - covariance[0], 0.0) / influence.size)
+
+
+def solve(
+    problem: Problem,
+    delta: float,
+    start: Point | None = None,
+    *,
+    n_samples: int = 4000,
+    n_chains: int = 4,
+    seed: int | np.random.SeedSequence | None = None,
+    n_jobs: int = 1,
+) -> Point:
+    """Estimate log Z at one Δ, with a standard error: of the states with no more than E₀ errors, or at a cost β.
+
+    Parameters
+    ----------
+    problem : Problem
+        One reference.
+    delta : float
+        Prior variance Δ > 0.
+    start : Point, optional
+        Not used: chains begin at samples of the prior.
+    n_samples : int
+        Sweeps of each chain over its ladder, after the burn-in.
+    n_chains : int
+        Independent chains, each with a whole ladder of replicas; at least 2.
+    seed : int or SeedSequence, optional
+    n_jobs : int
+        Processes over chains.
+
+    Returns
+    -------
+    Point
+        ``std_error`` is that of Φ, autocorrelation included; ``residual`` is the largest R-hat - 1, over the ladder, of
+        the numbers of errors.  Where all states are allowed, log Z is 0 and the standard error is one event in all
+        samples.  Not ``converged``: a large R-hat, and a ladder that ends before the given β or the allowed states.
+
+    References
+    ----------
+    I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
+    Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
+    """
+    gram, labels, n_errors, beta = problem.inputs.gram, problem.labels, int(problem.n_errors), problem.beta
+    size = np.sqrt(gram.diagonal())  # of each pattern, which changes no answer: small ones count as much as others
+    hidden, gram = problem.hidden / size, gram / np.outer(size, size)
+    values, vectors = np.linalg.eigh(gram)
+    seen = values > 1e-10 * values[-1]
+    factor = np.ascontiguousarray((vectors[:, seen] * np.sqrt(delta * values[seen])).T)
+    seeds = spawn_streams(seed, n_chains + 1)
+    scout = _Sampler(hidden, factor, labels, seeds[-1])
+    betas, reached = _ladder(scout, n_errors, beta, max(100, n_samples // 10))
+    # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
+    chains = over_processes(_chain, ((hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
+    energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
+    n_weights, rank = problem.n_weights, len(hidden) * len(factor)
+
+    estimate = _estimate(energies, norms, betas, n_errors, beta)
+    excess = (estimate.norm - rank) / n_weights
+    # Φ = log Z/n + (ε - log(1 + ε))/2, to first order in what each sample adds to both
+    influence = (estimate.log_z_influence + 0.5 * excess / (1 + excess) * estimate.norm_influence) / n_weights
+    error = max(_standard_error(influence), 1.0 / (norms.size * n_weights))
+    rhat = _largest_rhat(energies)
+    return Point(
+        delta=float(delta),
+        log_z=estimate.log_z / n_weights,
+        excess=excess,
+        converged=bool(reached and rhat < _RHAT and np.isfinite(estimate.log_z)),
+        n_iter=norms.size,
+        residual=rhat - 1,
+        messages=(),
+        beta=math.inf if beta is None else beta,
+        errors=estimate.errors / n_weights,
+        std_error=error,
+    )
+
+
+def _largest_rhat(energies: NDArray) -> float:
+    """Largest split R-hat over the temperatures of energies (chains, samples, T)."""
+    half = energies.shape[1] // 2
+    halves = np.concatenate([energies[:, :half], energies[:, half : 2 * half]])
+    within = halves.var(axis=1, ddof=1).mean(axis=0)
+    between = halves.mean(axis=1).var(axis=0, ddof=1)
+    return float(np.sqrt(1 + np.max(between / np.maximum(within, 1e-12), initial=0)))

@@ -1,0 +1,184 @@
+"""What the measurements return: the curve of the local entropy and the profile of the local energy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpflat.arguments import check_axes
+from bpflat.provenance import Provenance
+from bpflat.storage import StoredResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_Floats = NDArray[np.float64]
+
+
+class _Curves(StoredResult):
+    """Base of results that are curves with standard errors, one a reference."""
+
+    _labels: ClassVar[tuple[str, str]]  # of the two axes
+
+    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
+        """Abscissae, values and standard errors, (D,) each, reference by reference."""
+        raise NotImplementedError
+
+    def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """Draw one curve a reference, with standard errors where there are some.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Axes to draw on; new ones, of a new figure, by default.
+        **style
+            Options of ``ax.plot`` (color, label, …); a label marks the first curve only.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ValueError
+            When `ax` are no axes.
+        """
+        axes = _new_axes() if ax is None else check_axes(ax)
+        for x, mean, error in self._curves():
+            self._draw(axes, x, mean, error, style)
+            style.pop("label", None)
+        axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
+        return axes
+
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+def _new_axes() -> Axes:
+    import matplotlib.pyplot as plt  # most of a second, which callers without pictures need not wait for
+
+    return plt.figure().add_subplot()
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEntropyCurve(_Curves):
+    """Local entropy around one reference or R of them, one entry a point.
+
+    Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
+
+    Attributes
+    ----------
+    delta : ndarray
+        Variance Δ of the Gaussian prior around the reference.
+    distance : ndarray
+        ``d = |w' - w|²/(2KN)`` of the typical solution at that Δ; NaN where not converged.
+    log_z : ndarray
+        ``log Z(w, Δ)/(KN)``, nats per weight; NaN where not converged.
+    phi : ndarray
+        ``Φ_LE(w, d) ≤ 0``, nats per weight; NaN where not converged.
+    std_error : ndarray
+        Standard error of `phi`; NaN for methods that do not sample.
+    converged : ndarray of bool
+    n_iter : ndarray of int
+        Sweeps over all messages that the point took.
+    train_error : float or ndarray of shape (R,)
+        Fraction of training errors of the reference itself.
+    method : str
+    beta : ndarray
+        Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
+    reference : str or ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of the weights as given.
+    provenance : Provenance
+        Versions and revision that it was measured with; it does not count in comparisons.
+    """
+
+    kind = "local-entropy"
+    _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
+
+    delta: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    log_z: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    converged: NDArray[np.bool_]
+    n_iter: NDArray[np.int64]
+    train_error: float | NDArray[np.float64]
+    method: str
+    beta: NDArray[np.float64]
+    reference: str | NDArray[np.str_] = ""
+    provenance: Provenance = field(default=Provenance(), compare=False)
+
+    @property
+    def measure(self) -> str:
+        """Whose log fraction Φ is.
+
+        "count": of all w' that make no more errors than w (eq. 3).  "cost": the canonical quantity, in which w' weighs
+        ``e^{-β (E(w') - ⟨E⟩)}``, for a β that was given, or in files of version 0.1 balanced so that ⟨E⟩ is E(w).
+        """
+        return "cost" if np.isfinite(self.beta).any() else "count"
+
+    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
+        yield from zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True)
+
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
+        if np.isnan(error).all():
+            ax.plot(x, mean, **style)
+        else:
+            ax.errorbar(x, mean, error, **style)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEnergyProfile(_Curves):
+    """The local energy δE against the noise amplitude σ (eq. 4).
+
+    Attributes
+    ----------
+    sigma : ndarray, shape (S,)
+        Noise amplitudes σ, rising.
+    delta_error : ndarray, shape (S,) or (R, S)
+        ``δE(w, σ) = E_z E_train(w + σ z⊙w) − E_train(w)``, a fraction of patterns in [−1, 1].
+    std_error : ndarray, shape (S,) or (R, S)
+        Standard error of `delta_error` over the draws of the noise: sample deviation / √n_samples.  It is 0
+        also where no draw changed any output: that says no more than that δE is not far above
+        1/(n_samples · P).
+    train_error : float or ndarray of shape (R,)
+        ``E_train(w)``, without noise.
+    n_samples : int or ndarray of int, shape (S,)
+        Draws of z for each reference, at every σ or at each; 0 where the average was done exactly.
+    reference : str or ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of the weights as given, or that of `bpflat.flatness`.
+    train_loss : float, optional
+        Mean loss of w, without noise.  This and the next two are of `bpflat.flatness.local_energy` alone.
+    delta_loss : ndarray, shape (S,), optional
+        The same as `delta_error`, of the mean loss.
+    loss_std_error : ndarray, shape (S,), optional
+        Standard error of `delta_loss`.
+    provenance : Provenance
+        Versions and revision that it was measured with; it does not count in comparisons.
+    """
+
+    kind = "local-energy"
+    _labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
+
+    sigma: NDArray[np.float64]
+    delta_error: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    train_error: float | NDArray[np.float64]
+    n_samples: int | NDArray[np.int64]
+    reference: str | NDArray[np.str_] = ""
+    train_loss: float | None = None
+    delta_loss: NDArray[np.float64] | None = None
+    loss_std_error: NDArray[np.float64] | None = None
+    provenance: Provenance = field(default=Provenance(), compare=False)
+
+    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
+        for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
+            yield self.sigma, mean, error
+
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
+        (line,) = ax.plot(x, mean, **style)
+        ax.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.25, lw=0)

@@ -1,0 +1,30 @@
+"""Calls over processes: in order, and with one thread each."""
+
+import os
+
+import pytest
+
+from bpflat.parallel import over_processes
+
+
+def threads_and_process(number):
+    return number, os.environ.get("OPENBLAS_NUM_THREADS"), os.getpid()
+
+
+def fail_at(number):
+    if number == 2:
+        raise ValueError(f"no {number}")
+    return number
+
+
+def test_processes_have_one_thread_each_and_results_come_in_order():
+    numbers, threads, processes = zip(*over_processes(threads_and_process, ((n,) for n in range(6)), 2), strict=True)
+    assert numbers == tuple(range(6)) and set(threads) == {"1"}
+    assert os.getpid() not in processes
+
+
+def test_one_job_is_this_process_and_takes_one_call_after_the_other():
+    results = over_processes(fail_at, [(1,), (2,)], 1)
+    assert next(results) == 1
+    with pytest.raises(ValueError, match="no 2"):
+        next(results)

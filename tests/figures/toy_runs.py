@@ -1,0 +1,67 @@
+"""Runs of deep networks, and networks with their local energy, that never were."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from figures.measure.networks import Network
+from training.deep.recipes import as_plain, find_recipe
+from training.deep.results import METRICS, DeepRun
+
+ROW = "smallconvnet-cifar10"
+
+
+def saved(folder, column, seed, errors, row=ROW, **changes):
+    """A run that never was, with the given test errors (fractions)."""
+    recipe = find_recipe(row, column)
+    curves = np.full((len(errors), len(METRICS)), np.nan)
+    curves[:, METRICS.index("epoch")] = np.arange(1, len(errors) + 1)
+    curves[:, METRICS.index("passes")] = recipe.y * recipe.L * np.arange(1, len(errors) + 1)
+    curves[:, METRICS.index("test_error")] = errors
+    run = DeepRun(
+        row=row,
+        column=column,
+        seed=seed,
+        epochs=len(errors),
+        epochs_scale=0.1,
+        n_train=5000,
+        n_test=10_000,
+        train_loss=0.1,
+        train_error=0.01,
+        test_loss=1.0,
+        test_error=errors[-1],
+        n_parameters=1,
+        gamma0=np.nan,
+        curves=curves,
+        configuration={"recipe": as_plain(recipe)},
+        device="cpu",
+        versions={},
+        git_revision="unknown",
+    )
+    run = replace(run, **changes)
+    run.save(folder / f"{recipe.name}-seed{seed}.npz")
+    return run
+
+
+def network(**changes):
+    """A network that never was."""
+    fields = {
+        "name": "toy",
+        "architecture": "toy",
+        "dropout": 0.0,
+        "batch": 8,
+        "weight_decay": 0.0,
+        "n_train": 100,
+        "train_error": 0.0,
+        "train_loss": 0.01,
+        "test_error": 0.2,
+        "fitted": True,
+        "sigma": np.array([0.1, 0.5]),
+        "delta_error": np.array([0.1, 0.3]),
+        "std_error": np.array([0.01, 0.02]),
+        "n_samples": 64,
+        "setting": "{}",
+        "versions": "{}",
+        "git_revision": "none",
+    }
+    return Network(**(fields | changes))

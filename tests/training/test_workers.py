@@ -1,0 +1,78 @@
+"""The engine that cuts results into tasks and joins their parts."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bpflat.storage import load_npz, save_npz
+from training.workers import Assembly, complete, part_path
+
+
+@dataclass
+class Squares:
+    """Squares of some numbers, and of which choice of numbers they are."""
+
+    choice: int
+    values: np.ndarray
+
+    def save(self, path):
+        save_npz(path, "squares", choice=self.choice, values=self.values)
+
+
+def squares(calls, choice, entries):
+    calls.append(list(entries))
+    return Squares(choice, np.array(entries) ** 2)
+
+
+def read(choice, path, entries):
+    stored = load_npz(path, "squares", ("choice", "values"))
+    if stored["choice"] == choice and len(stored["values"]) == len(entries):
+        return Squares(choice, stored["values"])
+    return None
+
+
+def assembly(folder, calls, *, chunk, choice=0):
+    return Assembly(
+        path=Path(folder) / "squares.npz",
+        size=7,
+        chunk=chunk,
+        describe=lambda entries: f"{entries[0]} to {entries[-1]}",
+        prepare=lambda entries: partial(squares, calls, choice, entries),
+        read=partial(read, choice),
+        join=lambda parts: Squares(choice, np.sort(np.concatenate([part.values for part in parts]))),
+    )
+
+
+def test_chunks_begin_at_multiples_and_what_is_there_is_kept(tmp_path):
+    calls = []
+    squares([], 0, range(3, 5)).save(part_path(tmp_path / "squares.npz", 3, 4))
+    (result,) = complete([assembly(tmp_path, calls, chunk=2)])
+    assert calls == [[0, 1], [2], [5], [6]]
+    assert result.values.tolist() == [0, 1, 4, 9, 16, 25, 36]
+    assert [path.name for path in tmp_path.iterdir()] == ["squares.npz"]
+    complete([assembly(tmp_path, calls, chunk=3)])
+    assert len(calls) == 4
+
+
+def test_results_and_parts_of_something_else_are_made_again(tmp_path):
+    calls = []
+    squares([], 1, range(7)).save(tmp_path / "squares.npz")
+    squares([], 1, range(4)).save(part_path(tmp_path / "squares.npz", 0, 3))
+    squares([], 0, range(4, 7)).save(part_path(tmp_path / "squares.npz", 4, 6))
+    (result,) = complete([assembly(tmp_path, calls, chunk=4)])
+    assert calls == [[0, 1, 2, 3]] and result.choice == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["squares.npz"]
+
+
+def test_one_chunk_needs_no_parts(tmp_path):
+    whole = assembly(tmp_path, [], chunk=7)
+    assert [task.path for task in whole.tasks()] == [whole.path]
+
+
+def test_parts_that_overlap_count_once(tmp_path):
+    for first, last in ((0, 3), (2, 5), (4, 6)):
+        squares([], 0, range(first, last + 1)).save(part_path(tmp_path / "squares.npz", first, last))
+    parts = assembly(tmp_path, [], chunk=7).parts()
+    assert list(parts) == [range(0, 4), range(4, 7)]

@@ -1,0 +1,144 @@
+"""What a training run leaves behind: the minima, how they were reached, and everything needed to make them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpflat.committee import fingerprint
+from bpflat.provenance import Provenance
+from training.committee.protocols import Protocol, current_fields
+from training.result_file import load_record, save_record
+
+KIND = "trained-minima"
+STOPPED = "stopped by its rule"
+CAPPED = "reached the cap"
+OVERSHOT = "its pull would pass 1"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedMinima:
+    """Minima of one protocol, one a restart.
+
+    Attributes
+    ----------
+    weights : ndarray of float32, shape (R, K, N)
+        Rows with ``|w_k|² = N``.  For rSGD the normalised centre of the replicas, for eSGD u (not u' or μ).  Of
+        shape (0, K, N) where they were left out (see `without_weights`).
+    restart : ndarray of int, shape (R,)
+        Which restart; with `seed` it fixes initial weights, minibatches and noise.
+    seed : int
+    epochs : ndarray of int, shape (R,)
+        Epochs until the restart ended.
+    status : ndarray of str, shape (R,)
+        "stopped by its rule", "reached the cap" or "its pull would pass 1" (see `Protocol`).
+    train_error, test_error, test_error_balanced : ndarray of float, shape (R,)
+        Fractions, with hard signs; NaN without a test set.
+    train_loss : ndarray of float, shape (R,)
+        Mean loss of the training set with the β and ω of the last epoch.
+    distance : ndarray of float, shape (R,)
+        Squared distance (see `Protocol`) after the last epoch; NaN for SGD.
+    protocol : Protocol
+        The resolved configuration.
+    device : str
+        "cpu" or "cuda".
+    data : dict
+        Where the patterns are from, such as n_train, data_seed, balanced, train_indices.
+    versions : dict
+        Versions of bpflat, numpy, torch and python.
+    git_revision : str
+        Commit of the checkout, or "unknown".
+    reference : ndarray of str, shape (R,)
+        `bpflat.committee.fingerprint` of each machine's weights in float64; results measured around it carry it too.
+    """
+
+    weights: NDArray[np.float32]
+    restart: NDArray[np.int64]
+    seed: int
+    epochs: NDArray[np.int64]
+    status: NDArray[np.str_]
+    train_error: NDArray[np.float64]
+    train_loss: NDArray[np.float64]
+    test_error: NDArray[np.float64]
+    test_error_balanced: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    protocol: Protocol
+    device: str
+    data: dict
+    versions: dict
+    git_revision: str
+    reference: NDArray[np.str_] = None
+
+    def __post_init__(self):
+        if len(self.weights):  # weights that are there are what is meant, whatever a file says
+            object.__setattr__(self, "reference", np.array([fingerprint(w) for w in self.weights.astype(np.float64)]))
+
+    def without_weights(self) -> TrainedMinima:
+        """Return what is left for tables and pictures when the weights, nearly all of a file's size, are not kept."""
+        return dataclasses.replace(self, weights=self.weights[:0])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        save_record(path, KIND, fields | {"protocol": dataclasses.asdict(self.protocol)}, _JSON)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> TrainedMinima:
+        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        required = [name for name in names if name != "reference"]  # which is younger than some files
+        stored = load_record(path, KIND, required, _JSON)
+        fields = {name: stored[name] for name in names if name in stored}
+        try:
+            fields["protocol"] = Protocol(**current_fields(fields["protocol"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} was made by another version ({error}); make it again") from error
+        return cls(**fields)
+
+    @classmethod
+    def joined(cls, parts: Sequence[TrainedMinima]) -> TrainedMinima:
+        """Results of disjoint sets of restarts as one; of versions and revisions that differ, all are named.
+
+        Raises
+        ------
+        ValueError
+            When a restart is in two parts, or when seed, protocol, device or data differ.
+        """
+        restart = np.concatenate([part.restart for part in parts])
+        if len(set(restart.tolist())) < len(restart):
+            raise ValueError(f"restarts {restart.tolist()} are not distinct; join every part once")
+        for name in ("seed", "protocol", "device", "data"):
+            if any(getattr(part, name) != getattr(parts[0], name) for part in parts):
+                raise ValueError(f"{name} differs between parts; join those of one run")
+        order = np.argsort(restart)
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])[order]
+            for name, value in vars(parts[0]).items()
+            if isinstance(value, np.ndarray)
+        }
+        record = Provenance.joined(Provenance(part.versions, part.git_revision) for part in parts)
+        return dataclasses.replace(parts[0], **arrays, **vars(record))
+
+    def summary(self) -> str:
+        """One line for each restart, for people."""
+        head = f"{'restart':>7} {'epochs':>7} {'train':>8} {'test':>8} {'balanced':>9}  status"
+        rows = [
+            f"{r:7d} {t:7d} {train:8.2%} {test:8.2%} {balanced:9.2%}  {status}"
+            for r, t, train, test, balanced, status in zip(
+                self.restart,
+                self.epochs,
+                self.train_error,
+                self.test_error,
+                self.test_error_balanced,
+                self.status,
+                strict=True,
+            )
+        ]
+        return "\n".join([f"{self.protocol.label} (schedule speed {self.protocol.schedule_speed:g})", head, *rows])
+
+
+_JSON = ("protocol", "data", "versions")

@@ -1,0 +1,1 @@
+"""Minima that others trained and published, read into torch."""
