@@ -1,11 +1,11 @@
 """What is installed is bpflat and its data file, nothing else; and the data file is found however it is installed."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,15 @@ def run_installed(installed, expected, cwd):
     return Path(done.stdout.strip())
 
 
+def is_installed(name):
+    """Whether there is such a distribution; looking for its module would keep setuptools from replacing distutils."""
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the checkout, so that building leaves nothing behind in the real one."""
@@ -54,7 +63,7 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(checkout):
-    if importlib.util.find_spec("pip") is None:
+    if not is_installed("pip"):
         pytest.skip("needs pip")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run([*command, "-w", "wheels", "."], cwd=checkout, capture_output=True, text=True)
