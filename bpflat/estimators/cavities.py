@@ -11,14 +11,14 @@ step, in torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.estimators.arrays import Array, namespace, to_numpy
+from bpflat.estimators.arrays import Array, like, namespace, to_numpy
 from bpflat.estimators.newton import Operator, Root, newton_krylov, newton_krylov_together
 from bpflat.estimators.output_node import Outputs, output_nodes
 from bpflat.estimators.point import Point
@@ -142,11 +142,18 @@ def solve(equations: CavityEquations, start: Point | None, *, tolerance: float, 
 
 
 def solve_together(
-    equations: CavityEquations, starts: Sequence[Point | None], *, tolerance: float, max_steps: int
+    equations_of: Callable[[Problem, Array], CavityEquations],
+    problem: Problem,
+    deltas: Sequence[float],
+    starts: Sequence[Point | None],
+    *,
+    tolerance: float = 1e-9,
+    max_steps: int = 40,
 ) -> list[Point]:
-    """`solve` for R references in step; messages of starts and points are tensors (K, P) on the device."""
+    """`solve` for R references in step, each at its own Δ; messages are tensors (K, P) on the problem's device."""
     import torch
 
+    equations = equations_of(problem, like(np.reshape(deltas, (-1, 1, 1)), problem.hidden))
     silent = torch.zeros_like(equations.problem.hidden[0])
     messages = [start.messages if start else (silent, silent) for start in starts]
     with torch.inference_mode():

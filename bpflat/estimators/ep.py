@@ -20,7 +20,7 @@ Gaussian Processes for Machine Learning, MIT Press 2006, Section 3.6.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -61,19 +61,6 @@ def solve(
         covariance is not positive definite there.
     """
     return cavities.solve(SiteEquations(problem, delta), start, tolerance=tolerance, max_steps=max_steps)
-
-
-def solve_together(
-    problem: Problem,
-    deltas: Sequence[float],
-    starts: Sequence[Point | None],
-    *,
-    tolerance: float = 1e-9,
-    max_steps: int = 40,
-) -> list[Point]:
-    """`solve` for R references on a device, each at its own Δ."""
-    delta = like(np.reshape(deltas, (-1, 1, 1)), problem.hidden)
-    return cavities.solve_together(SiteEquations(problem, delta), starts, tolerance=tolerance, max_steps=max_steps)
 
 
 class Posterior(NamedTuple):
@@ -153,6 +140,9 @@ class SiteEquations(CavityEquations):
         log_z = outputs.log_z - 0.5 * xp.sum(log_dets, axis=-1) + 0.5 * xp.sum(prior + sites, axis=(-2, -1))
         excess = xp.sum(self.delta * force * (force @ self.problem.inputs.gram) - diagonal * tau, axis=(-2, -1))
         return Solution(log_z, excess, outputs.errors, xp.all(signs > 0, axis=-1), (nu, tau))
+
+
+solve_together = partial(cavities.solve_together, SiteEquations)  # `solve` for R references on a device
 
 
 def _without_sites(posterior: Posterior) -> tuple[Array, Array]:

@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from array_api_compat import is_torch_array
@@ -58,22 +59,12 @@ def solve(
     return cavities.solve(equations(problem, delta), start, tolerance=tolerance, max_steps=max_steps)
 
 
-def solve_together(
-    problem: Problem,
-    deltas: Sequence[float],
-    starts: Sequence[Point | None],
-    *,
-    tolerance: float = 1e-9,
-    max_steps: int = 40,
-) -> list[Point]:
-    """`solve` for R references on a device, each at its own Δ."""
-    delta = like(np.reshape(deltas, (-1, 1, 1)), problem.hidden)
-    return cavities.solve_together(equations(problem, delta), starts, tolerance=tolerance, max_steps=max_steps)
-
-
 def equations(problem: Problem, delta: float | Array) -> NodeEquations:
     """Choose the sums over inputs: by the Gram matrix where all are ±1."""
     return (BinaryNodes if problem.inputs.is_binary else RealNodes)(problem, delta)
+
+
+solve_together = partial(cavities.solve_together, equations)  # `solve` for R references on a device
 
 
 class NodeEquations(CavityEquations):
