@@ -145,7 +145,7 @@ def solve_nodes(
     start : Point, optional
         An earlier result for the same reference at a nearby Δ; else begin without messages.
     tolerance : float
-        Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make; at most 1e-3.  log Z is stationary
+        Largest change of ω/√Δ and of V/Δ, in absolute value, by one more sweep; at most 1e-3.  log Z is stationary
         at the fixed point: its error is of second order in this.
     max_steps : int
         Newton steps before giving up.
