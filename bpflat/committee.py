@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_flag, check_patterns, check_problem, check_weights
 
+__all__ = ["error", "fingerprint", "predict"]
+
 
 def fingerprint(weights: NDArray[np.float64]) -> str:
     """Sixteen hexadecimal digits that tell one checked reference (K, N) from another; kept with what is measured."""

@@ -14,6 +14,7 @@ version = release = bpflat.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx-mathjax-offline", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3
+smartquotes = False  # else w' would get a curly prime
 default_role = "py:obj"  # names in backticks of docstrings become links
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the sections of the docstrings say more

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from bpflat.arguments import check_scalar
 
+__all__ = ["Constant", "Cosine", "Exponential"]
+
 _LARGEST_EXPONENT = 200.0  # e^200 times a γ₀ of 1e100 is still a number
 
 

@@ -9,9 +9,7 @@ torch.manual_seed(0)
 x = torch.randn(400, 10)
 y = (x[:, 0] * x[:, 1] > 0).long()
 train, test = slice(0, 200), slice(200, 400)
-models = [
-    torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2)) for _ in range(3)
-]
+models = [torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2)) for _ in range(3)]
 bases = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, nesterov=True) for m in models]
 optimizer = ReplicatedSGD(bases, gamma=0.0, K=3)
 

@@ -11,7 +11,7 @@ images, labels = torch.randn(48, 3, 32, 32), torch.arange(48) % 4  # yours: real
 images += labels.reshape(-1, 1, 1, 1)
 
 optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
-for step in range(15):
+for _ in range(15):
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(model(images), labels).backward()
     optimizer.step()

@@ -1,4 +1,4 @@
-"""How does the width K of a committee machine change the local entropy of what SGD finds?"""
+"""The width K of a committee machine, and the local entropy of what SGD finds."""
 
 from dataclasses import replace
 
