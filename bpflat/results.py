@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
-from bpflat.provenance import Provenance
 from bpflat.storage import StoredResult
 
 if TYPE_CHECKING:
@@ -110,7 +109,6 @@ class LocalEntropyCurve(_Curves):
     method: str
     beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
-    provenance: Provenance = field(default=Provenance(), compare=False)
 
     @property
     def measure(self) -> str:
@@ -173,7 +171,6 @@ class LocalEnergyProfile(_Curves):
     train_loss: float | None = None
     delta_loss: NDArray[np.float64] | None = None
     loss_std_error: NDArray[np.float64] | None = None
-    provenance: Provenance = field(default=Provenance(), compare=False)
 
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):

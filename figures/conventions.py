@@ -134,7 +134,7 @@ rSGD slow minus rSGD fast, paired over draws:
 
 def rows_of(draws: Mapping[str, Sequence[Draw]]):
     """Rows of every number."""
-    names = [field.name for field in fields(Draw)][:-2]
+    names = [field.name for field in fields(Draw) if field.name not in ("configuration", "provenance")]
     yield "patterns", "draw", *names
     for sampling, its in draws.items():
         for at, one in enumerate(its):

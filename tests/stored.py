@@ -12,7 +12,8 @@ from bpflat import load_reduced_fashion_mnist
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "reference"
-STORED = ROOT / "figures" / "results" / "fig1-quick"
+RESULTS = ROOT / "figures" / "results"
+STORED = RESULTS / "fig1-quick"
 WEIGHTS = ROOT / "../shared/data/weights"
 CIFAR10 = ROOT / "../shared/data/cifar10"
 

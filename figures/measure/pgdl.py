@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
+from bpflat.provenance import Provenance
+from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.published.pgdl import ModelRecord, load_model, read_records
 from training.published.tfrecords import read_images
 from training.result_file import require_same
@@ -106,7 +107,8 @@ def measure_missing(
             test_error=record.test_error,
             fitted=profile["train_loss"] < stop_loss,
             **profile,
-            **provenance(setting),
+            setting=json.dumps(setting),
+            provenance=Provenance.here(),
         ).save(path)
     if not n_such:
         raise ValueError(f"{task} has no models of {architecture}")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bpflat
-from bpflat.provenance import git_revision
-from bpflat.storage import load_result, save_result
+from bpflat.provenance import Provenance
+from bpflat.storage import StoredResult
 from figures.measure.experiment import SAMPLINGS, on_each_draw
 from figures.measure.measures import problem_of
 from figures.measure.summary import FAR, NEAR, NOISE
@@ -65,8 +65,8 @@ def reading_of(protocol: Protocol) -> str:
     raise ValueError(f"the study has no reading of {protocol.name} with the conventions of its default")
 
 
-@dataclass(frozen=True)
-class Draw:
+@dataclass(frozen=True, eq=False)
+class Draw(StoredResult):
     """Measures of the minima of every reading on one draw of the patterns, one entry a minimum.
 
     Attributes
@@ -86,9 +86,11 @@ class Draw:
         Mean cosine between two rows of the weights.
     configuration : str
         JSON of the draw, the protocols and the restarts.
-    git_revision : str
-        Of the checkout that trained and measured them.
+    provenance : Provenance
+        Versions and revision that trained and measured them.
     """
+
+    kind = "conventions"
 
     reading: NDArray[np.str_]
     ended: NDArray[np.bool_]
@@ -101,7 +103,6 @@ class Draw:
     delta_error: NDArray[np.float64]
     overlap: NDArray[np.float64]
     configuration: str
-    git_revision: str
 
 
 def row_overlap(weights: NDArray) -> NDArray[np.float64]:
@@ -171,13 +172,13 @@ def _one_draw(
     configuration = options | {"protocols": {p.name: asdict(p) for p in protocols}}
     path = results / f"{sampling}-{draw}.npz"
     if path.exists():
-        found = load_result(path, "conventions", Draw)
+        found = Draw.load(path)
         require_same(path, json.loads(found.configuration), configuration)
         return found
     parts = [_measured(run(p, runs / f"{sampling}-{draw}", threads=1, **options)) for p in protocols]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    found = Draw(**columns, configuration=json.dumps(configuration), git_revision=git_revision())
-    save_result(path, "conventions", found)
+    found = Draw(**columns, configuration=json.dumps(configuration), provenance=Provenance.here())
+    found.save(path)
     print(f"{sampling} draw {draw} is done", file=sys.stderr, flush=True)
     return found
 
@@ -200,7 +201,7 @@ def load(results: Path) -> dict[str, list[Draw]]:
                 f"{results} holds fewer than two {sampling} draws; make them: "
                 f"python -m figures.conventions --results {results}"
             )
-        study[sampling] = [load_result(path, "conventions", Draw) for path in paths]
+        study[sampling] = [Draw.load(path) for path in paths]
     return study
 
 

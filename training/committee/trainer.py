@@ -278,7 +278,7 @@ def _result(
         protocol=protocol,
         device=device,
         data=data | {"n_train": len(patterns)},
-        **vars(Provenance.here()),
+        provenance=Provenance.here(),
     )
 
 

@@ -113,7 +113,7 @@ def test_a_result_survives_its_file(tmp_path):
         else:
             assert a == b
     assert loaded.data == {"data_seed": 3, "n_train": 60}
-    assert set(loaded.versions) == {"bpflat", "numpy", "torch", "python"}
+    assert set(loaded.provenance.versions) == {"bpflat", "numpy", "torch", "python"}
     assert "rSGD fast" in loaded.summary()
 
 
