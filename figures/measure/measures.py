@@ -87,8 +87,8 @@ def measure(
     entropies = share("entropy", DISTANCES)
     by_ep = share("entropy-ep", DISTANCES_EP, method="ep") if ep else [None] * len(minima)
     return [
-        Series(one.protocol.name, one.protocol.label, one, entropy, _energy(one, folder), ep)
-        for one, entropy, ep in zip(minima, entropies, by_ep, strict=True)
+        Series(trained.protocol.name, trained.protocol.label, trained, entropy, _energy(trained, folder), entropy_ep)
+        for trained, entropy, entropy_ep in zip(minima, entropies, by_ep, strict=True)
     ]
 
 
