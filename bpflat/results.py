@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-class _Curves(StoredResult):
+class _Curves(StoredResult, ABC):
     """Base of results that are curves with standard errors, one a reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
 
+    @abstractmethod
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
-        raise NotImplementedError
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw one curve a reference, with standard errors where there are some.
@@ -53,8 +54,9 @@ class _Curves(StoredResult):
         axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
         return axes
 
+    @abstractmethod
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Draw one of the curves."""
 
 
 def _new_axes() -> Axes:
