@@ -72,7 +72,7 @@ def run_program(
     name : str
         The module; its files have hyphens for underscores.
     description : str
-        For ``--help``.
+        Text of ``--help``.
     add_options : callable
         Adds the program's own options to a parser.
     make : callable
@@ -138,9 +138,9 @@ class Experiment:
     name : str
         The program and its files.
     description : str
-        For ``--help``.
+        Text of ``--help``.
     protocols : tuple of Protocol
-        The published ones.
+        Published protocols.
     presets : mapping
         How much is run, by name; the first is the default.
     """

@@ -66,13 +66,13 @@ def measure(
     minima : sequence of TrainedMinima
         One of each protocol.
     folder : Path
-        Of ``<protocol name>-entropy.npz``, ``-entropy-ep.npz`` and ``-energy.npz``.
+        Place of ``<protocol name>-entropy.npz``, ``-entropy-ep.npz`` and ``-energy.npz``.
     ep : bool
         Whether Φ is measured by expectation propagation too.
     n_jobs, scheduler
         Who computes the curves, see `training.workers.carry_out`.
     device : str
-        On a GPU all minima of a protocol are one task.
+        "cpu" or "cuda"; all minima of a protocol are one task on a GPU.
 
     Raises
     ------

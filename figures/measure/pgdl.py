@@ -64,7 +64,7 @@ def measure_missing(
     Parameters
     ----------
     task : Path
-        With ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
+        Folder with ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
     folder : Path
         Place of the results.
     architecture : Architecture
@@ -79,7 +79,7 @@ def measure_missing(
     ValueError
         No such models, hyper-parameters that have other names, results of another setting, damaged files.
     FileNotFoundError, ImportError
-        As `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
+        See `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
     """
     n_such, images = 0, None
     for record in read_records(task):
