@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.stored import REFERENCE, RESULTS
 from tests.training.committee.toy_training import small
 from training.committee.protocols import PROTOCOLS, Protocol, current_fields, grow
 from training.committee.results import TrainedMinima
 
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "figures" / "results"
-OLD = ROOT / "tests" / "reference" / "version-0.1"
+OLD = REFERENCE / "version-0.1"
 NAN, INF = math.nan, math.inf
 
 
