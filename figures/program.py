@@ -20,7 +20,7 @@ from figures.measure.experiment import Preset, collect
 from figures.measure.profiles import load_profiles
 from training.committee.protocols import Protocol
 from training.deep.recipes import RECIPES
-from training.workers import SweepError, add_worker_options, tidy
+from training.workers import SweepError, add_worker_options, tidy, workers_from
 
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, SweepError)
 """Errors that a user can mend; anything else is a fault of the program."""
@@ -179,9 +179,7 @@ def _make(experiment: Experiment, arguments: argparse.Namespace) -> Output:
         ep=preset.ep,
         n_train=preset.n_train,
         device=arguments.device,
-        n_jobs=arguments.jobs,
-        scheduler=arguments.scheduler,
-        chunk=arguments.chunk,
+        **workers_from(arguments),
     )
     if arguments.drop_weights:
         for measured in series:
