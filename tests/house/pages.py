@@ -1,10 +1,9 @@
 """The README and the pages of the manual, as text."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "figures" / "results"
+from tests.stored import ROOT
+
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))}
 

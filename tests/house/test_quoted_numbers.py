@@ -16,7 +16,8 @@ from figures.draws import values_of
 from figures.measure.experiment import WITH_DROPOUT
 from figures.measure.statistics import paired_difference
 from figures.measure.study import load
-from tests.house.pages import PAGES, RESULTS, prose
+from tests.house.pages import PAGES, prose
+from tests.stored import RESULTS
 
 ENTROPIC = ("rSGD fast", "rSGD slow", "eSGD")
 
