@@ -20,7 +20,7 @@ _Floats = NDArray[np.float64]
 
 
 class _Curves(StoredResult, ABC):
-    """Base of results that are curves with standard errors, one a reference."""
+    """Base of results that are curves with standard errors, one per reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
 
@@ -29,7 +29,7 @@ class _Curves(StoredResult, ABC):
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
-        """Draw one curve a reference, with standard errors where there are some.
+        """Draw one curve per reference, with standard errors where there are some.
 
         Parameters
         ----------
@@ -95,6 +95,20 @@ class LocalEntropyCurve(_Curves):
         `bpflat.committee.fingerprint` of the weights as given.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_entropy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
+    >>> curve.method, curve.measure, curve.train_error
+    ('bp', 'count', 0.0)
+    >>> curve.save("curve.npz")  # doctest: +SKIP
+    >>> LocalEntropyCurve.load("curve.npz") == curve  # doctest: +SKIP
+    True
     """
 
     kind = "local-entropy"
@@ -159,6 +173,18 @@ class LocalEnergyProfile(_Curves):
         Standard error of `delta_loss`.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_energy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> profile = local_energy(weights, patterns, labels, sigmas=[0.0, 0.5], method="exact")
+    >>> profile.delta_error.shape, float(profile.delta_error[0])
+    ((2,), 0.0)
+    >>> profile.plot().figure.savefig("profile.png")  # doctest: +SKIP
     """
 
     kind = "local-energy"

@@ -182,7 +182,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_flatness_options(parser)
     parser.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="(default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 
 def make(arguments: argparse.Namespace) -> Output:

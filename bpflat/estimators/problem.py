@@ -79,6 +79,17 @@ class Problem:
         Training errors E₀ that solutions may make.
     beta : float or None
         Cost of an error, where any number of them is allowed instead.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import make_nodes
+    >>> from bpflat.committee import predict
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> problem = make_nodes(weights, patterns)
+    >>> problem.n_weights, problem.hidden.shape
+    (303, (3, 50))
     """
 
     inputs: Inputs
