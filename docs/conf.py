@@ -12,7 +12,7 @@ copyright = author
 version = release = bpflat.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx-mathjax-offline", "sphinx.ext.mathjax"]
-myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
+myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline"]
 myst_heading_anchors = 3
 smartquotes = False  # else w' would get a curly prime
 default_role = "py:obj"  # names in backticks of docstrings become links
