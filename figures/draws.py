@@ -92,7 +92,7 @@ Differences to the next sharper algorithm, paired over draws, with 95 % interval
 
 {differences_table(draws)}
 Spearman's correlation between Φ(0.25) and test error inside a draw, mean over draws with the same interval, which
-covers 92 to 95 % in simulations of seven draws (negative: flatter minima err less):
+covers 90 to 95 % in simulations of ten draws (negative: flatter minima err less):
 
 {ranking_table(draws)}
 Standard deviations between draws and between restarts of a draw (one-way random-effects model); standard errors of

@@ -105,7 +105,7 @@ class TestStudy:
 
     def test_committed_tables_follow_from_stored_results(self):
         stored = study.load(study.RESULTS)
-        assert len(stored["natural"]) == len(stored["balanced"]) >= 2
+        assert len(stored["natural"]) == len(stored["balanced"]) == 10
         sizes = json.loads(stored["natural"][0].configuration)
         assert sizes["restarts"] == 3 and sizes["n_train"] == 500
         text = (study.RESULTS / "conventions.md").read_text(encoding="utf-8")
