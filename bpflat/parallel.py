@@ -24,7 +24,7 @@ def over_processes(
     n_jobs : int
         Processes, as in joblib: 1 is this process, -1 one per core.
     **options
-        Of `joblib.Parallel`, such as ``return_as="generator_unordered"``.
+        Options of `joblib.Parallel`, such as ``return_as="generator_unordered"``.
 
     Returns
     -------

@@ -6,6 +6,14 @@ from tests.stored import ROOT
 
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))}
+MODULES = (
+    "bpflat",
+    "bpflat.bp",
+    "bpflat.committee",
+    "bpflat.flatness",
+    "bpflat.optim",
+    "bpflat.optim.focusing",
+)  # public
 
 
 def text_of(name):

@@ -7,7 +7,7 @@ import inspect
 import matplotlib
 import pytest
 
-from tests.house.test_pages import MODULES
+from tests.house.pages import MODULES
 
 PUBLIC = {
     f"{module}.{name}": value

@@ -12,11 +12,10 @@ import matplotlib
 import pytest
 
 import bpflat.cli
-from tests.house.pages import EXAMPLES, PAGES, blocks, text_of
+from tests.house.pages import EXAMPLES, MODULES, PAGES, blocks, text_of
 from tests.stored import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-MODULES = ("bpflat", "bpflat.bp", "bpflat.committee", "bpflat.flatness", "bpflat.optim", "bpflat.optim.focusing")
 OPTIONAL = {"distributed", "pytorch_lightning", "torchvision"}  # extras of the package
 
 
