@@ -214,7 +214,7 @@ def check_scale(
         raise ValueError(f"prior_scale must be at least 0; found {scale[scale < 0][0]:g}")
     if not scale.any(axis=(-2, -1)).all():
         raise ValueError("prior_scale is zero for all weights of a reference: nothing is perturbed")
-    if (scale > _WIDEST * np.abs(weights).max(axis=-1, keepdims=True)).any():
+    if (scale / _WIDEST > np.abs(weights).max(axis=-1, keepdims=True)).any():
         raise ValueError(f"prior_scale must be at most {_WIDEST:g} times the largest weight of its hidden unit")
     return "given", scale
 

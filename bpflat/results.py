@@ -81,7 +81,8 @@ class Cumulants:
     std_error : ndarray, shape (S, B) or (R, S, B)
         Standard error of `log_mean_exp`; NaN for methods that do not sample.
     mean_errors : ndarray, shape (S, B) or (R, S, B)
-        ``⟨E⟩_β``, the mean number of errors of weights w' that weigh ``e^{-βE}``: minus the slope of `log_mean_exp`.
+        ``⟨E⟩_β``, the mean number of errors of weights w' that weigh ``e^{-βE}``: minus the slope of `log_mean_exp`, by
+        "bp" to O(1/N).
     """
 
     beta: NDArray[np.float64]
