@@ -95,8 +95,10 @@ class CavityEquations(ABC):
         return output_nodes(*self.cavities(x), self.problem.labels, self.problem.n_errors, self.problem.beta)
 
     def _allowed(self, x: Array) -> Array:
-        variance = self.cavities(x)[1]
-        return namespace(x).all(namespace(x).reshape(variance, (*x.shape[:-1], -1)) > 0, axis=-1, keepdims=True)
+        variance = x[..., x.shape[-1] // 2 :]
+        if not self.problem.is_isotropic:
+            variance = variance + namespace(x).reshape(self.problem.floor, variance.shape)
+        return namespace(x).all(variance > 0, axis=-1, keepdims=True)
 
     @abstractmethod
     def cavities_from(self, first: Array, second: Array) -> tuple[Array, Array]:

@@ -64,8 +64,9 @@ def few_errors(log_z, n_errors):
 def prior_samples(weights, patterns, labels, delta, scale, n_samples, seed=0):
     """Errors (n,) and |(w' - w)/s|², of weights with s > 0, (n,), of n plain samples ``w' = w + √Δ s⊙z``."""
     rng, errors, squares = np.random.default_rng(seed), [], []
-    for _ in range(n_samples // 10_000):
-        z = rng.standard_normal((10_000, *weights.shape), dtype=np.float32)
+    block = 2**22 // weights.size
+    for start in range(0, n_samples, block):
+        z = rng.standard_normal((min(block, n_samples - start), *weights.shape), dtype=np.float32)
         perturbed = weights.astype(np.float32) + np.float32(math.sqrt(delta)) * scale.astype(np.float32) * z
         votes = np.count_nonzero(perturbed @ patterns.T.astype(np.float32) >= 0, axis=1)
         errors.append(np.count_nonzero((2 * votes > len(weights)) != (labels > 0), axis=1))

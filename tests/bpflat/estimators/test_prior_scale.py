@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from bpflat import local_entropy
+from bpflat import local_energy, local_entropy
 from tests.instances import random_instance
 from tests.naive import committee as naive
 
@@ -192,6 +192,25 @@ class TestMeaning:
             curve = measure(*problem, [0.5 * (1 - h), 0.5, 0.5 * (1 + h)], method)
             down, _, up = curve.log_z
             assert_allclose(0.25 * (up - down) / h + 0.25, curve.distance[1], rtol=rtol)
+
+
+def test_trained_machine(stored):
+    """The noise of eq. 4 on SGD slow, σ = 0.3: more than half of its samples make no error, so they can be counted.
+
+    Expectation propagation is as far off as under the isotropic prior, and log ⟨e^{-βE}⟩ begins at the local energy.
+    """
+    weights, _, labels = problem = stored[0][1]
+    errors, _ = naive.prior_samples(*problem, 0.09, abs(weights), 3000)
+    right = np.mean(errors == 0)
+    by_mcmc, by_ep = (
+        measure(*problem, "multiplicative", [0.09], method, n_samples=400, tolerance=1e-9) for method in ("mcmc", "ep")
+    )
+    noise = np.hypot(by_mcmc.std_error[0] * 7056, np.sqrt((1 - right) / right / len(errors)))
+    assert abs(by_mcmc.log_z[0] * 7056 - np.log(right)) < 4 * noise
+    assert 1.0 < by_ep.log_z[0] * 7056 / np.log(right) < 1.22
+    cumulants = measure(*problem, "multiplicative", [0.09], betas=[0.0], tolerance=1e-9).cumulants()
+    profile = local_energy(*problem, [0.3], method="exact")
+    assert_allclose(cumulants.mean_errors[0, 0], len(labels) * profile.delta_error[0], rtol=1e-10)
 
 
 @pytest.mark.parametrize(
