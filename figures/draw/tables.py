@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from figures.measure.statistics import Correlation, Interval
+from figures.measure.statistics import Correlation, Interval, paired_difference
 
 MOST_DIGITS = 9  # after the point
+FLATTER = {"phi_far": 1, "delta_error": -1}  # signs of the differences that say so
 
 
 def markdown(rows: Sequence[Sequence[object]]) -> str:
@@ -55,6 +56,23 @@ def interval_text(interval: Interval, form: str = ".3g") -> str:
     if np.isnan(interval.low):
         return "—"
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]".replace("-", "−")
+
+
+def comparison_cells(values: Mapping[str, NDArray], others: Mapping[str, NDArray], form: str = ".3g") -> Iterator[str]:
+    """Cells of a comparison over draws: in how many of them minima are flatter than others, and their excess of errors.
+
+    Parameters
+    ----------
+    values, others : mapping
+        Arrays (draws, restarts) by quantity: both of `FLATTER`, ``test_error`` and ``test_error_balanced``.
+    form : str
+        Format of the differences of the test errors.
+    """
+    for quantity, sign in FLATTER.items():
+        change = values[quantity].mean(axis=1) - others[quantity].mean(axis=1)
+        yield f"{np.count_nonzero(sign * change > 0)} of {len(change)} draws"
+    for quantity in ("test_error", "test_error_balanced"):
+        yield interval_text(paired_difference(values[quantity], others[quantity]), form)
 
 
 def counted(n: int, what: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bpflat.flatness import local_energy
-from bpflat.provenance import git_revision, library_versions
-from bpflat.storage import load_result, save_result
+from bpflat.provenance import Provenance
+from bpflat.storage import StoredResult
 from figures.measure.statistics import Correlation, centred_ranks, correlate
 from training.deep import run
 from training.deep.images import load_images
@@ -29,7 +28,6 @@ from training.models import make_model
 from training.result_file import require_same
 from training.workers import Task, carry_out
 
-KIND = "measured-network"
 SIGMAS = (0.1, 0.2, 0.3, 0.5)
 N_SAMPLES = 64  # perturbations at each σ, as in Fig. 7
 NOISE = 0.5  # σ of the paper's figure
@@ -39,7 +37,7 @@ KINDS = {"pearson": "Pearson r", "spearman": "Spearman ρ"} | {n: f"ρ, equal {w
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(StoredResult):
     """One trained network and the local energy around it.
 
     Attributes
@@ -61,10 +59,13 @@ class Network:
         Perturbations at each σ.
     setting : str
         JSON of everything that decides the result.
-    versions, git_revision : str
     seed, epochs : int
         The training's; −1 where they are not known.
+    provenance : Provenance
+        Versions and revision that trained and measured it, or measured it alone.
     """
+
+    kind = "measured-network"
 
     name: str
     architecture: str
@@ -81,8 +82,6 @@ class Network:
     std_error: NDArray[np.float64]
     n_samples: int
     setting: str
-    versions: str
-    git_revision: str
     seed: int = -1
     epochs: int = -1
 
@@ -90,15 +89,6 @@ class Network:
     def deviation(self) -> NDArray[np.float64]:
         """Standard deviation of the error over perturbations, shape (S,)."""
         return self.std_error * np.sqrt(self.n_samples)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        save_result(path, KIND, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Network:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        return load_result(path, KIND, cls)
 
 
 def load_networks(folder: Path) -> list[Network]:
@@ -163,15 +153,6 @@ def profile_of(model: nn.Module, inputs, labels, *, subset: int | None, device: 
     profile = local_energy(model, (inputs, labels), SIGMAS, n_samples=N_SAMPLES, seed=0, **options)
     names = ("sigma", "delta_error", "std_error", "n_samples")
     return {name: getattr(profile, name) for name in names} | {"train_loss": profile.train_loss}
-
-
-def provenance(setting: dict) -> dict:
-    """Fields of a `Network` that say how it was made."""
-    return {
-        "setting": json.dumps(setting),
-        "versions": json.dumps(library_versions()),
-        "git_revision": git_revision(),
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,5 +336,6 @@ def train_and_measure(
         test_error=done.test_error,
         fitted=done.train_loss < grid.stop_loss,
         **(profile | {"train_loss": done.train_loss}),
-        **provenance(_setting(grid, recipe, seed)),
+        setting=json.dumps(_setting(grid, recipe, seed)),
+        provenance=Provenance.here(),
     )

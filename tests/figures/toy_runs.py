@@ -35,8 +35,6 @@ def saved(folder, column, seed, errors, row=ROW, **changes):
         curves=curves,
         configuration={"recipe": as_plain(recipe)},
         device="cpu",
-        versions={},
-        git_revision="unknown",
     )
     run = replace(run, **changes)
     run.save(folder / f"{recipe.name}-seed{seed}.npz")
@@ -61,7 +59,5 @@ def network(**changes):
         "std_error": np.array([0.01, 0.02]),
         "n_samples": 64,
         "setting": "{}",
-        "versions": "{}",
-        "git_revision": "none",
     }
     return Network(**(fields | changes))
