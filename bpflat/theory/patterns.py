@@ -113,10 +113,12 @@ def _averages(
         eta, weight = line(turn[:, None], np.full((len(t), 1), root / total), order)
         kept = 0.0
     else:
-        edge = total * theta / own  # beyond which the reference keeps its margin
-        widths = np.broadcast_to([root / total, rest / abs(own)], (len(t), 2))
-        beyond = np.where(theta > 0, edge, 0.0)
-        eta, weight = line(np.stack([turn, edge], axis=-1), widths, order, beyond=beyond)
+        # H turns at the edge, and where it is small the integrand has its peak, 1/θ to B/C wide, at Aθ/C
+        edge, peak = total * theta / own, own * theta / total
+        steep = np.minimum(rest / abs(own), 1 / np.maximum(abs(edge), 1))
+        turns = np.stack([turn, edge, peak], axis=-1)
+        widths = np.stack([np.full(len(t), root / total), steep, np.full(len(t), rest / total)], axis=-1)
+        eta, weight = line(turns, widths, order, beyond=np.where(theta > 0, peak, 0.0))
         kept = log_tail((total * theta[:, None] - own * eta) / rest) - log_tail(theta)[:, None]
     weight = dt[:, None] * weight * np.exp(kept + log_density(eta))  # together: either alone may overflow
 

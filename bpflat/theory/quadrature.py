@@ -32,7 +32,7 @@ def line(turns: ArrayLike, widths: ArrayLike, order: int, *, beyond: ArrayLike =
     nodes, weights : ndarray, shape (R, M)
     """
     turns, widths = np.asarray(turns), np.fmin(np.fmax(widths, _NARROWEST), 1.0)  # NaN counts as 1
-    n_levels = int(np.ceil(np.log2(2 / widths.min()))) + 1
+    n_levels = int(np.ceil(np.log2(8 / widths.min()))) + 1
     offsets = widths[..., None] * 2.0 ** np.arange(n_levels)
     around = np.concatenate([turns[..., None], turns[..., None] - offsets, turns[..., None] + offsets], axis=-1)
     beyond = np.broadcast_to(np.asarray(beyond, dtype=float), len(turns))[:, None]

@@ -19,7 +19,7 @@ Patterns = Callable[[Overlaps, Reference | None, float, int], PatternAverages]
 PRECISION = 1e-8
 """Largest error of quadrature, and of the equations, of a point that counts as converged."""
 
-_N_ITERATIONS = 30  # of the equations, towards which the solver starts
+_N_ITERATIONS = (30, 100)  # of the equations, before the solver starts, and starts again
 _LOWEST = 1e-300
 
 
@@ -55,25 +55,26 @@ class Problem:
         return self.reference or Reference()
 
     def fields(self, x: _Floats) -> Fields:
-        """Fields from the unknowns (ln a, p̂, r̂), as many as there are."""
+        """Fields from the unknowns (ln a, c, b), as many as there are."""
         return Fields(np.exp(x[0]), *x[1:])
 
     def equations(self, x: _Floats) -> _Floats:
         """Fields that the patterns exert on weights in the fields `x`, minus `x`.
 
         ``q̂ = −2α ∂E/∂q``, ``r̂ = −α ∂E/∂r``, ``p̂ = α dE/dp`` with ``|w'|²`` and q moving along where w' = w̃ + u; where p
-        is given, a Newton step of p̂ towards it (dp/dp̂ = V) instead.
+        is given, a Newton step of c, for atanh p, instead (dp/dc = V).
         """
         overlaps = self.weights.overlaps(self.fields(x), self.base, ORDERS[0])
         at = self.patterns(overlaps, self.reference, self.kappa, ORDERS[0])
-        others = np.float64(-self.alpha * at.others if len(x) > 2 else 0.0)  # which overflows to infinity
-        noise = -2 * self.alpha * at.overlap - (others**2 / self.base.field if others else 0.0)
-        new = [np.log(max(noise, _LOWEST)), 0.0, others][: len(x)]
-        if len(x) > 1:
-            if self.overlap is None:
-                new[1] = self.alpha * (at.reference + 2 * self.weights.shift * (at.norm + at.overlap))
-            else:
-                new[1] = x[1] + np.clip((self.overlap - overlaps.reference) / overlaps.variance, -1, 1)
+        r_hat = np.float64(-self.alpha * at.others)
+        shared = r_hat / np.sqrt(self.base.field) if len(x) > 2 else np.float64(0)
+        new = [np.log(max(-2 * self.alpha * at.overlap - shared**2, _LOWEST)), 0.0, shared][: len(x)]
+        if len(x) > 1 and self.overlap is None:
+            p_hat = self.alpha * (at.reference + 2 * self.weights.shift * (at.norm + at.overlap))
+            new[1] = p_hat - (r_hat if len(x) > 2 else 0.0)
+        elif len(x) > 1:
+            p = np.float64(overlaps.reference)
+            new[1] = x[1] + (np.arctanh(self.overlap) - np.arctanh(p)) * (1 - p**2) / overlaps.variance
         return np.array(new) - x
 
     def free_entropy(self, fields: Fields, overlaps: Overlaps, order: int) -> float:
@@ -113,16 +114,10 @@ def solve(problem: Problem) -> Saddle | None:
     The equations are iterated a few times and then solved by Powell's hybrid method (MINPACK).
     """
     with np.errstate(all="ignore"):  # trial points may be anywhere; what is not finite does not converge
-        x = _start(problem)
-        for _ in range(_N_ITERATIONS):
-            x = x + problem.equations(x)
-        if not np.isfinite(x).all():
+        x = _solution(problem)
+        if x is None:
             return None
-        solution = root(problem.equations, x, method="hybr", options={"xtol": 1e-11})
-        scale = np.maximum(1, np.abs(solution.x))
-        if not (np.abs(solution.fun) <= PRECISION * scale).all():
-            return None
-        fields = problem.fields(solution.x)
+        fields = problem.fields(x)
         overlaps = problem.weights.overlaps(fields, problem.base, ORDERS[0])
         coarse, fine = (problem.free_entropy(fields, overlaps, order) for order in ORDERS)
         error = abs(fine - coarse)
@@ -132,6 +127,21 @@ def solve(problem: Problem) -> Saddle | None:
         square = problem.weights.square_variance(fields, problem.base, ORDERS[0])
         replicon = 1 - problem.alpha * averages.curvature * square
     return Saddle(fine, error, fields, overlaps, averages, float(replicon))
+
+
+def _solution(problem: Problem) -> _Floats | None:
+    """The unknowns that solve the equations to `PRECISION`, or None."""
+    x = _start(problem)
+    for n_iterations in _N_ITERATIONS:
+        for _ in range(n_iterations):
+            longest = np.maximum(1, np.abs(x) / 4)
+            x = x + np.clip(problem.equations(x), -longest, longest)
+        if not np.isfinite(x).all():
+            return None
+        solution = root(problem.equations, x, method="hybr", options={"xtol": 1e-11})
+        if (np.abs(solution.fun) <= PRECISION * np.maximum(1, np.abs(solution.x))).all():
+            return np.array(solution.x)
+    return None
 
 
 def _start(problem: Problem) -> _Floats:

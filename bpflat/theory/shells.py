@@ -36,7 +36,8 @@ def local_entropy(
             Φ = ½ ln(V/D) + (D − V − S)/2V + α E
             S = ((c − c₀)² + 2 c₀ (c − c₀))/(1 − q₀) − q₀ (c − c₀)²/(1 − q₀)²,   c = p − 1,   c₀ = r − q₀
         binary, p = 1 − 2d
-            Φ = ∫Dz (1 + tanh √q̂₀z) ∫Dy ln 2cosh((r̂/√q̂₀) z + √(q̂ − r̂²/q̂₀) y + p̂ − r̂) − p p̂ + r r̂ − ½ q̂ V − H(d) + α E
+            Φ = ∫Dz (1 + tanh √q̂₀z) ∫Dy ln 2cosh(b z + √a y + c) − p p̂ + r r̂ − ½ q̂ V − H(d) + α E
+            b = r̂/√q̂₀,   a = q̂ − b²,   c = p̂ − r̂
 
     at the saddle point; d fixes one of its parameters, and all others are extremal.
 
@@ -130,5 +131,6 @@ def _point(
         phi, coupling = saddle.free_entropy, 1 / v + 2 * alpha * (at.norm + at.overlap)
     else:
         phi = saddle.free_entropy + np.log(2) - float(shell_entropy(np.array(distance)))
-        coupling = saddle.fields.reference - alpha * at.reference
+        p_hat = saddle.fields.own + saddle.fields.shared * np.sqrt(reference.field)
+        coupling = p_hat - alpha * at.reference
     return phi, coupling, saddle.overlaps.norm - v, saddle.error, saddle.replicon

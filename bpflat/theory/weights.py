@@ -16,21 +16,21 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fields:
-    """Variances and strengths of the fields on a weight w'_i, conjugate to the overlaps.
+    """The field ``b z + √a y + c w̃`` on a weight w'_i, z that of the reference, y standard normal as z is.
 
     Attributes
     ----------
     noise : float
-        a = q̂ − r̂²/q̂₀, variance of the part that has nothing to do with the reference.
-    reference : float
-        p̂, conjugate to p.
-    others : float
-        r̂, conjugate to r.
+        a = q̂ − r̂²/q̂₀, q̂ conjugate to q.
+    own : float
+        c = p̂ − r̂, p̂ conjugate to p.
+    shared : float
+        b = r̂/√q̂₀, r̂ conjugate to r.
     """
 
     noise: float
-    reference: float = 0.0
-    others: float = 0.0
+    own: float = 0.0
+    shared: float = 0.0
 
 
 class Weights(Protocol):
@@ -42,7 +42,7 @@ class Weights(Protocol):
         ...
 
     def overlaps(self, fields: Fields, reference: Reference, order: int) -> Overlaps:
-        """Overlaps of w' in given fields."""
+        """Overlaps of w' in a given field."""
         ...
 
     def entropy(self, fields: Fields, overlaps: Overlaps, reference: Reference, order: int) -> float:
@@ -58,20 +58,19 @@ class Weights(Protocol):
 class Sphere:
     """Real weights ``w' = s w̃ + u`` with ``|u|² = D`` per weight, around the reference (s = 1) or the origin (s = 0).
 
-    In its fields u has the mean ``V ((r̂/√q̂₀) z + √a y + (p̂ − r̂) w̃)``, z the field of the reference; the variance V
-    around it follows from |u|² = D.
+    In its field u has the mean ``V (b z + √a y + c w̃)``; the variance V around it follows from |u|² = D.
     """
 
     square: float = 1.0
     shift: int = 0
 
     def overlaps(self, fields: Fields, reference: Reference, order: int = 0) -> Overlaps:
-        """Overlaps of w' in given fields."""
+        """Overlaps of w' in a given field."""
         q0, s = reference.overlap, self.shift
-        along, own = fields.others * (1 - q0), fields.reference - fields.others  # (r̂/√q̂₀) √q₀: √q̂₀ = √q₀/(1 − q₀)
-        spread = fields.noise + own**2 + 2 * along * own + (along**2 / q0 if q0 else 0.0)
+        along = fields.shared * np.sqrt(q0)  # ⟨z w̃⟩ = √q₀
+        spread = fields.noise + fields.own**2 + 2 * along * fields.own + fields.shared**2
         v = 2 * self.square / (1 + np.sqrt(1 + 4 * spread * self.square))  # D = V + V² spread
-        c, c0 = v * (along + own), v * (along + own * q0)
+        c, c0 = v * (along + fields.own), v * (along + fields.own * q0)
         return Overlaps(s + 2 * s * c + self.square, float(v), s + c, s * q0 + c0)
 
     def entropy(self, fields: Fields, overlaps: Overlaps, reference: Reference, order: int = 0) -> float:
@@ -89,12 +88,12 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Binary:
-    """Weights w' = ±1, with the mean ``tanh((r̂/√q̂₀) z + √a y + (p̂ − r̂) w̃)`` in their fields."""
+    """Weights w' = ±1, with the mean ``tanh(b z + √a y + c w̃)`` in their field."""
 
     shift: int = 0
 
     def overlaps(self, fields: Fields, reference: Reference, order: int) -> Overlaps:
-        """Overlaps of w' in given fields."""
+        """Overlaps of w' in a given field."""
         field, weight, others = _sites(fields, reference, order)
         mean = np.tanh(field)
         r = float(np.sum(weight * mean * others))
@@ -105,9 +104,9 @@ class Binary:
         field, weight, _ = _sites(fields, reference, order)
         size = np.abs(field)
         log_cosh = np.sum(weight * (size + np.log1p(np.exp(-2 * size)) - np.log(2)))
-        noise = fields.noise + (fields.others**2 / reference.field if reference.field else 0.0)
-        linear = overlaps.others * fields.others - overlaps.reference * fields.reference
-        return float(log_cosh + linear - noise * overlaps.variance / 2)
+        r_hat = fields.shared * np.sqrt(reference.field)
+        linear = overlaps.others * r_hat - overlaps.reference * (fields.own + r_hat)
+        return float(log_cosh + linear - (fields.noise + fields.shared**2) * overlaps.variance / 2)
 
     def square_variance(self, fields: Fields, reference: Reference, order: int) -> float:
         """``⟨(1 − tanh²)²⟩``."""
@@ -117,13 +116,13 @@ class Binary:
 
 def _sites(fields: Fields, reference: Reference, order: int) -> tuple[_Floats, _Floats, _Floats]:
     """Fields on w' where w̃ = 1, their weights, and the mean of the other replicas of w̃ there."""
-    z, dz, others, along = np.zeros(1), np.ones(1), np.zeros(1), 0.0
+    z, dz, others = np.zeros(1), np.ones(1), np.zeros(1)
     if reference.field:
         root = np.sqrt(reference.field)
         z, dz = (x[0] for x in gaussian_line([[0.0]], [[1 / root]], order))
-        others, along = np.tanh(root * z), fields.others / root
+        others = np.tanh(root * z)
         dz = dz * (1 + others)  # w̃ = −1 at z counts as w̃ = 1 at −z
-    mean = (along * z + fields.reference - fields.others)[:, None]
+    mean = (fields.shared * z + fields.own)[:, None]
     root = np.sqrt(fields.noise)
     y, dy = gaussian_line(-mean / root, np.full(mean.shape, 1 / root), order)
     return mean + root * y, dz[:, None] * dy, others[:, None]

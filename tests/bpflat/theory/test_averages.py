@@ -131,7 +131,7 @@ def bivariate_tail(kappa, overlap):
 class TestWeights:
     def test_binary_typical(self):
         """The double average with both signs of w̃, by the trapezium rule."""
-        fields, reference = Fields(0.7, 1.1, 0.4), Reference(0.4, 0.9)
+        fields, reference = Fields(0.7, 1.1 - 0.4, 0.4 / np.sqrt(0.9)), Reference(0.4, 0.9)
         overlaps = Binary().overlaps(fields, reference, FINE)
         z, y, w = np.ix_(np.arange(-10, 10, 0.05), np.arange(-10, 10, 0.05), [-1, 1])
         field = 0.4 / np.sqrt(0.9) * z + np.sqrt(0.7) * y + (1.1 - 0.4) * w
@@ -162,7 +162,7 @@ class TestWeights:
     def test_fields_are_conjugate_to_overlaps(self, weights, reference):
         """``dS = −p̂ dp + r̂ dr + ½ q̂ dq`` of the entropy, at p, r and q that depend on one another."""
         x, h = np.array([0.7, 0.5, 0.2 if reference.overlap else 0.0]), 1e-5
-        q_hat = x[0] + (x[2] ** 2 / reference.field if reference.field else 0)
+        q_hat, r_hat = x[0] + x[2] ** 2, x[2] * np.sqrt(reference.field)
         for k in range(3 if reference.overlap else 2):
             entropies, points = [], []
             for step in (-h, h):
@@ -172,6 +172,8 @@ class TestWeights:
             down, up = points
             q = [o.norm - o.variance - 2 * weights.shift * o.reference for o in points]  # of u, where w' = w̃ + u
             change = (
-                -x[1] * (up.reference - down.reference) + x[2] * (up.others - down.others) + q_hat / 2 * (q[1] - q[0])
+                -(x[1] + r_hat) * (up.reference - down.reference)
+                + r_hat * (up.others - down.others)
+                + q_hat / 2 * (q[1] - q[0])
             )
             assert_allclose(entropies[1] - entropies[0], change, rtol=1e-6)
