@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import root
+from scipy.optimize import brentq, root
 
 from bpflat.theory.patterns import Overlaps, PatternAverages, Reference
 from bpflat.theory.quadrature import ORDERS
@@ -21,6 +21,7 @@ PRECISION = 1e-8
 
 _N_ITERATIONS = (30, 100)  # of the equations, before the solver starts, and starts again
 _LOWEST = 1e-300
+_FARTHEST = 1e8  # field on a weight, far above any that a distance of 1e-12 takes
 
 
 @dataclass(frozen=True)
@@ -55,26 +56,41 @@ class Problem:
         return self.reference or Reference()
 
     def fields(self, x: _Floats) -> Fields:
-        """Fields from the unknowns (ln a, c, b), as many as there are."""
-        return Fields(np.exp(x[0]), *x[1:])
+        """Fields from the unknowns (ln a, c, b), as many as there are; c follows from p where that is given."""
+        noise = np.exp(x[0])
+        if self.overlap is None:
+            return Fields(noise, *x[1:])
+        shared = x[1] if len(x) > 1 else 0.0
+        return Fields(noise, self._own(noise, shared), shared)
+
+    def _own(self, noise: float, shared: float) -> float:
+        """The c that gives w' the overlap p with its reference."""
+
+        def excess(c: float) -> float:
+            return self.weights.overlaps(Fields(noise, c, shared), self.base, ORDERS[0]).reference - self.overlap
+
+        far = 20 + abs(np.arctanh(self.overlap)) + 12 * (np.sqrt(noise) + abs(shared))
+        if not far < _FARTHEST:
+            return np.nan
+        return float(brentq(excess, -far, far, xtol=1e-12, rtol=1e-14))
 
     def equations(self, x: _Floats) -> _Floats:
         """Fields that the patterns exert on weights in the fields `x`, minus `x`.
 
-        ``q̂ = −2α ∂E/∂q``, ``r̂ = −α ∂E/∂r``, ``p̂ = α dE/dp`` with ``|w'|²`` and q moving along where w' = w̃ + u; where p
-        is given, a Newton step of c, for atanh p, instead (dp/dc = V).
+        ``q̂ = −2α ∂E/∂q``, ``r̂ = −α ∂E/∂r``, ``p̂ = α dE/dp`` with ``|w'|²`` and q moving along where w' = w̃ + u.
         """
         overlaps = self.weights.overlaps(self.fields(x), self.base, ORDERS[0])
         at = self.patterns(overlaps, self.reference, self.kappa, ORDERS[0])
-        r_hat = np.float64(-self.alpha * at.others)
-        shared = r_hat / np.sqrt(self.base.field) if len(x) > 2 else np.float64(0)
-        new = [np.log(max(-2 * self.alpha * at.overlap - shared**2, _LOWEST)), 0.0, shared][: len(x)]
-        if len(x) > 1 and self.overlap is None:
-            p_hat = self.alpha * (at.reference + 2 * self.weights.shift * (at.norm + at.overlap))
-            new[1] = p_hat - (r_hat if len(x) > 2 else 0.0)
-        elif len(x) > 1:
-            p = np.float64(overlaps.reference)
-            new[1] = x[1] + (np.arctanh(self.overlap) - np.arctanh(p)) * (1 - p**2) / overlaps.variance
+        p_hat = self.alpha * (at.reference + 2 * self.weights.shift * (at.norm + at.overlap))
+        r_hat = shared = np.float64(0)
+        if self.base.overlap:
+            r_hat = np.float64(-self.alpha * at.others)
+            shared = r_hat / np.sqrt(self.base.field)
+        new = [np.log(max(-2 * self.alpha * at.overlap - shared**2, _LOWEST))]
+        if self.reference is not None and self.overlap is None:
+            new.append(p_hat - r_hat)
+        if self.base.overlap:
+            new.append(shared)
         return np.array(new) - x
 
     def free_entropy(self, fields: Fields, overlaps: Overlaps, order: int) -> float:
@@ -145,10 +161,6 @@ def _solution(problem: Problem) -> _Floats | None:
 
 
 def _start(problem: Problem) -> _Floats:
-    """Next to no fields, but for the one that holds a given overlap."""
-    x = [np.log(1e-6 * problem.alpha)]
-    if problem.reference is not None:
-        x.append(0.0 if problem.overlap is None else np.arctanh(problem.overlap))
-        if problem.reference.overlap:
-            x.append(0.0)
-    return np.array(x)
+    """Next to no fields."""
+    n_others = (problem.reference is not None and problem.overlap is None) + (problem.base.overlap > 0)
+    return np.array([np.log(1e-6 * problem.alpha)] + [0.0] * n_others)
