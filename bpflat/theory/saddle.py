@@ -161,6 +161,6 @@ def _solution(problem: Problem) -> _Floats | None:
 
 
 def _start(problem: Problem) -> _Floats:
-    """Next to no fields."""
+    """Fields of the order of those of few patterns."""
     n_others = (problem.reference is not None and problem.overlap is None) + (problem.base.overlap > 0)
-    return np.array([np.log(1e-6 * problem.alpha)] + [0.0] * n_others)
+    return np.array([np.log(0.1 * problem.alpha)] + [0.0] * n_others)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import norm
 
 from bpflat.arguments import check_choice, check_grid, check_scalar
 from bpflat.theory.patterns import Reference, perceptron, tree_committee
 from bpflat.theory.quadrature import ORDERS, gaussian_line, log_tail
 from bpflat.theory.results import Volume
-from bpflat.theory.saddle import Patterns, Problem, Saddle, solve
+from bpflat.theory.saddle import PRECISION, Patterns, Problem, Saddle, solve
 from bpflat.theory.weights import Binary, Sphere, Weights
 
 WEIGHTS = ("spherical", "binary")
@@ -125,7 +126,7 @@ def volume_saddle(alpha: float, weights: str, labels: str, kappa: float, machine
         return None
     measure: Weights = Sphere() if weights == "spherical" else Binary()
     saddle = solve(Problem(alpha, measure, MACHINES[machine], Reference() if labels == "teacher" else None, kappa))
-    if saddle is not None and weights == "binary" and saddle.free_entropy < -np.log(2):
+    if saddle is not None and weights == "binary" and saddle.free_entropy < -np.log(2) + PRECISION:
         return None
     return saddle
 
@@ -135,7 +136,8 @@ def capacity(
 ) -> float:
     """Replica-symmetric critical capacity α_c: the most patterns per weight that can be classified with margin κ.
 
-    Spherical perceptron (q → 1): ``1/α_c = ∫Dt (κ − t)₊²`` (Gardner 1988), and with a teacher
+    Spherical perceptron (q → 1): ``1/α_c = ∫Dt (κ − t)₊² = (1 + κ²) H(−κ) + κ e^{−κ²/2}/√(2π)`` (Gardner
+    1988), and with a teacher
     ``α_c = max_R (1 − R²)/(2 ∫Dt H(−R t/√(1 − R²)) (κ − t)₊²)``.  Binary weights: the zero of the entropy
     ``ln 2 + φ(α)`` (Krauth and Mézard 1989).
 
@@ -188,13 +190,14 @@ def _spherical_capacity(labels: str, kappa: float, machine: str) -> float:
     """α_c of spherical weights, from the limit q → 1."""
     if machine != "perceptron" or (labels == "teacher" and kappa == 0):
         return np.inf
+    alone = float(1 / ((1 + kappa**2) * norm.cdf(kappa) + kappa * norm.pdf(kappa)))
+    if labels == "random":
+        return alone
 
     def ratio(r: float) -> float:
         t, dt = (x[0] for x in gaussian_line([[kappa, 0.0]], [[1.0, np.sqrt(1 - r**2)]], ORDERS[1]))
         right = np.exp(log_tail(-r * t / np.sqrt(1 - r**2)))  # by the teacher
         return (1 - r**2) / float(2 * np.sum(dt * right * np.maximum(kappa - t, 0) ** 2))
 
-    if labels == "random":
-        return ratio(0.0)
     best = minimize_scalar(lambda r: -ratio(r), bounds=(0, 1 - 1e-12), method="bounded", options={"xatol": 1e-9})
-    return max(-float(best.fun), ratio(0.0))
+    return max(-float(best.fun), alone)
