@@ -111,7 +111,7 @@ def _averages(
     turn = (kappa - shared * t) / total
     if reference is None or own == 0:
         eta, weight = line(turn[:, None], np.full((len(t), 1), root / total), order)
-        kept = 0.0
+        kept = np.zeros_like(eta)
     else:
         # H turns at the edge, and where it is small the integrand has its peak, 1/θ to B/C wide, at Aθ/C
         edge, peak = total * theta / own, own * theta / total

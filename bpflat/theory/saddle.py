@@ -61,15 +61,15 @@ class Problem:
         if self.overlap is None:
             return Fields(noise, *x[1:])
         shared = x[1] if len(x) > 1 else 0.0
-        return Fields(noise, self._own(noise, shared), shared)
+        return Fields(noise, self._own(self.overlap, noise, shared), shared)
 
-    def _own(self, noise: float, shared: float) -> float:
+    def _own(self, overlap: float, noise: float, shared: float) -> float:
         """The c that gives w' the overlap p with its reference."""
 
         def excess(c: float) -> float:
-            return self.weights.overlaps(Fields(noise, c, shared), self.base, ORDERS[0]).reference - self.overlap
+            return self.weights.overlaps(Fields(noise, c, shared), self.base, ORDERS[0]).reference - overlap
 
-        far = 20 + abs(np.arctanh(self.overlap)) + 12 * (np.sqrt(noise) + abs(shared))
+        far = 20 + abs(np.arctanh(overlap)) + 12 * (np.sqrt(noise) + abs(shared))
         if not far < _FARTHEST:
             return np.nan
         return float(brentq(excess, -far, far, xtol=1e-12, rtol=1e-14))

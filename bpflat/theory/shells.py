@@ -65,7 +65,8 @@ def local_entropy(
     -------
     TheoryCurve
         `phi` by quadrature good to 1e-8, with the estimated error.  Where α is beyond the capacity of the reference, or
-        no saddle point was found, it is NaN and `converged` False.
+        the equations have no solution with q < |w'|², as in shells of binary weights beyond their own capacity (very
+        small d among them), it is NaN and `converged` False.
 
     Raises
     ------
