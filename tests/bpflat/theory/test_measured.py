@@ -40,9 +40,8 @@ def test_volume(labels, alpha):
     assert_within_errors([point.log_z for point in points], theory.volume([alpha], labels=labels).phi[0])
 
 
-@pytest.mark.parametrize("alpha", [0.5, 2.0])
-def test_around_a_teacher(alpha):
-    distances = [0.05, 0.25, 1.0]
+def test_around_a_teacher():
+    alpha, distances = 0.5, [0.05, 0.25, 1.0]
     curves = [local_entropy(*instance, distances=distances) for instance in instances(alpha, "teacher")]
     expected = theory.local_entropy(alpha, distances)
     assert_within_errors([curve.phi for curve in curves], expected.phi)
