@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-class _Curves(StoredResult, ABC):
+class Curves(StoredResult, ABC):
     """Base of results that are curves with standard errors, one a reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
@@ -93,7 +93,7 @@ class Cumulants:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEntropyCurve(_Curves):
+class LocalEntropyCurve(Curves):
     """Local entropy around one reference or R of them, one entry a point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
@@ -186,7 +186,7 @@ class LocalEntropyCurve(_Curves):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEnergyProfile(_Curves):
+class LocalEnergyProfile(Curves):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
     Attributes
