@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from figures.draw.profiles import draw_evolutions, table
+from figures.draw.profiles import draw_evolutions, report, table
 from figures.measure.profiles import load_profiles
 from figures.program import Output, add_runs_option, run_program
 from training.deep.recipes import RECIPES
@@ -27,7 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make(arguments: argparse.Namespace) -> Output:
     """Draw the profiles of one network."""
     by_network = load_profiles(arguments.results, [arguments.row])
-    return Output(arguments.results, table(by_network, final=False), draw_evolutions(by_network))
+    rows, figure = table(by_network, final=False), draw_evolutions(by_network)
+    return Output(arguments.results, rows, figure, report(by_network))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

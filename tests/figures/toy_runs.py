@@ -18,6 +18,7 @@ def saved(folder, column, seed, errors, row=ROW, **changes):
     curves[:, METRICS.index("epoch")] = np.arange(1, len(errors) + 1)
     curves[:, METRICS.index("passes")] = recipe.y * recipe.L * np.arange(1, len(errors) + 1)
     curves[:, METRICS.index("test_error")] = errors
+    curves[:, METRICS.index("images_per_second")] = 5000
     run = DeepRun(
         row=row,
         column=column,
@@ -36,7 +37,7 @@ def saved(folder, column, seed, errors, row=ROW, **changes):
         configuration={"recipe": as_plain(recipe)},
         device="cpu",
         versions={},
-        git_revision="unknown",
+        git_revision="0123abcd4567-dirty",
     )
     run = replace(run, **changes)
     run.save(folder / f"{recipe.name}-seed{seed}.npz")

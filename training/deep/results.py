@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import os
 
 import numpy as np
@@ -36,6 +37,9 @@ class EpochMetrics:
         d(w', w) of eSGD, the mean of d(w^a, w̄) of rSGD (eq. 2), after the epoch; NaN for the baseline.
     images_per_second : float
         Trained on, of all replicas together, evaluation not counted.
+    seconds : float
+        Wall time since the epoch before ended, or since the run was resumed there: training, evaluation, local energy
+        and files.  NaN in runs that were stored before it was kept.
     """
 
     epoch: int
@@ -48,6 +52,7 @@ class EpochMetrics:
     test_error: float
     distance: float
     images_per_second: float
+    seconds: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,6 +152,20 @@ class DeepRun:
         """One column of the curves, by its name in `METRICS`."""
         return self.curves[:, METRICS.index(name)]
 
+    @property
+    def wall_time(self) -> float:
+        """Seconds that the epochs took, over all interruptions; NaN where the file does not say.
+
+        Epochs that were lost with a process and run again count once, the time between two processes not at all.
+        """
+        return float(self.curve("seconds").sum())
+
+    @property
+    def training_time(self) -> float:
+        """Seconds that the minibatches took, without evaluation: known of every run."""
+        images = self.n_train * np.diff(self.curve("passes"), prepend=0.0)
+        return float((images / self.curve("images_per_second")).sum())
+
     def save(self, path: str | os.PathLike) -> None:
         """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
         fields = {name: getattr(self, name) for name in _FIELDS}
@@ -159,6 +178,8 @@ class DeepRun:
         """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
         stored = load_record(path, KIND, _FIELDS, _JSON)
         fields = {name: stored[name] for name in _FIELDS}
+        later = len(METRICS) - fields["curves"].shape[1]  # columns that came after the file
+        fields["curves"] = np.pad(fields["curves"], ((0, 0), (0, later)), constant_values=np.nan)
         if _PREFIX + "epoch" in stored:
             fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
         return cls(**fields)
