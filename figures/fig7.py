@@ -103,9 +103,9 @@ def report(networks: Sequence[Network]) -> str:
         networks, and ρ of ranks among networks that share the value of one regulariser: bootstrap ({INTERVAL};
         networks resampled). ψ: mean sign of concordance of pairs that differ in one hyper-parameter alone, Ψ their
         average, the granulated coefficient of Jiang et al. (2019); normal intervals that let pairs with a network in
-        common be correlated ({COVERAGE}). Test errors {test.min():.1f} to {test.max():.1f} %, training errors at most
-        {100 * wrong:.2g} %. Left out, as their training loss stayed above the one at which training ends: {left_out}
-        of {len(networks)} networks.{took}"""
+        common be correlated ({COVERAGE}), and have no length where all pairs agree. Test errors {test.min():.1f} to
+        {test.max():.1f} %, training errors at most {100 * wrong:.2g} %. Left out, as their training loss stayed above
+        the one at which training ends: {left_out} of {len(networks)} networks.{took}"""
     return with_note(rows, note)
 
 

@@ -118,6 +118,16 @@ def note(by_network: ByNetwork) -> Iterator[str]:
         if max(last) - min(last) > EQUAL:
             shown = ", ".join(f"{p.name} {error:.2f} %" for p, error in zip(algorithms, last, strict=True))
             yield f"NOT COMPARABLE: the final training errors of {network} differ by more than {EQUAL:g} % ({shown})."
+        stop_loss = conditions(algorithms[0].runs[0])["stop_loss"]
+        above = [p for p in algorithms if stop_loss is not None and max(_last_losses(p)) >= stop_loss]
+        if above:
+            shown = ", ".join(f"{p.name} {max(_last_losses(p)):.2g}" for p in above)
+            yield f"NOT AT THE SAME LOSS: schedules of {network} ended above {stop_loss:g} ({shown})."
+
+
+def _last_losses(profiles: Profiles) -> list[float]:
+    """Training losses of all seeds at their ends."""
+    return [run.flatness.train_loss[-1] for run in profiles.runs]
 
 
 def _what_was_run(algorithms: Sequence[Profiles]) -> str:

@@ -64,7 +64,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple]:
     rows: list[tuple] = [("network", "difference", "test error, points [95 %]", "seeds", "verdict")]
     for comparison in comparisons:
         cell, interval = comparison.of, comparison.interval
-        what = f"{cell.row}, {cell.n_train:,} images, {cell.scale:.3g} of the epochs, {cell.precision}"
+        what = f"{cell.row}, {cell.n_train:,} images, {100 * cell.scale:.3g} % of the epochs, {cell.precision}"
         seeds = " and ".join(map(str, comparison.n))
         pair = f"{comparison.first} − {comparison.second}"
         rows.append((what, pair, difference_text(interval), seeds, verdict(interval)))

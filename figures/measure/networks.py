@@ -141,12 +141,13 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
             f"a correlation needs at least 3 networks that fit their training data; there are {len(fitted)}"
         )
     rng = np.random.default_rng(seed)
+    streams = {"kendall": np.random.default_rng([seed, 1])}  # of its own: the others' resamples are older
     test = np.array([network.test_error for network in fitted])
     alike = np.zeros(len(fitted))
     by_kind = {kind: [] for kind in KINDS}
     for delta in np.transpose([network.delta_error for network in fitted]):
         for kind in OVER_ALL:
-            by_kind[kind].append(correlate(delta, test, alike, kind=kind, rng=rng))
+            by_kind[kind].append(correlate(delta, test, alike, kind=kind, rng=streams.get(kind, rng)))
         for name in REGULARISERS:
             groups = np.array([getattr(network, name) for network in fitted])
             ranks = centred_ranks(delta, groups), centred_ranks(test, groups)

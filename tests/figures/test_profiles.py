@@ -156,7 +156,9 @@ def test_seeds_that_ended_at_a_loss_are_averaged_at_their_ends(tmp_path):
     (profiles,) = load_profiles(tmp_path, None)[ROW]
     assert profiles.epoch.tolist() == [5, 12]
     assert_allclose(profiles.delta_error[1], 100 * SIGMA * (1 / 10 + 1 / 15) / 2)
-    assert "until the training loss was below 0.01" in " ".join(note({ROW: [profiles]}))
+    text = " ".join(note({ROW: [profiles]}))
+    assert "until the training loss was below 0.01" in text
+    assert f"NOT AT THE SAME LOSS: schedules of {ROW} ended above 0.01 (SGD 0.1)." in text
 
 
 def test_report_compares_the_ends(folder):

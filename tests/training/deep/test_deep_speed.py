@@ -104,3 +104,11 @@ def test_the_benchmark_compares_the_same_training(bfloat16, rtol):
     losses = benchmark.losses(n_images=256, bfloat16=bfloat16)
     assert len(losses) == 3
     assert_allclose(losses, losses[0], rtol=rtol)
+    assert 0 < benchmark.disagreement(256, bfloat16=bfloat16) < benchmark.TOLERANCE[bfloat16]
+
+
+def test_the_benchmark_notices_another_training(monkeypatch):
+    """Other minibatches than the trainer's take the weights elsewhere."""
+    orders = benchmark.PlainLoop._orders
+    monkeypatch.setattr(benchmark.PlainLoop, "_orders", lambda self, n: orders(self, n).flip(0, 1))
+    assert benchmark.disagreement(256) > 5 * benchmark.TOLERANCE[True]
