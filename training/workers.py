@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -223,6 +223,11 @@ def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
         metavar="ADDRESS",
         help="let the workers of a Dask scheduler, tcp://HOST:PORT, do the work instead",
     )
+
+
+def workers_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments n_jobs, chunk and scheduler of a sweep, as the command line has them."""
+    return {"n_jobs": arguments.jobs, "chunk": arguments.chunk, "scheduler": arguments.scheduler}
 
 
 # Files of a sweep: RESULT.npz, its parts RESULT.part-FIRST-LAST.npz while it is not whole, and their checkpoints.

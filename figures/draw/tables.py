@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from figures.measure.deep_runs import Comparison
-from figures.measure.statistics import Correlation, Interval, Sample
+from figures.measure.statistics import Correlation, Interval, Sample, paired_difference
 
 MOST_DIGITS = 9  # after the point
 WRAP, LINE = 44, 0.12  # characters of a line in a drawn table, and its height in inches
+FLATTER = {"phi_far": 1, "delta_error": -1}  # signs of the differences that say so
 
 
 def markdown(rows: Sequence[Sequence[object]]) -> str:
@@ -120,6 +121,23 @@ def interval_text(interval: Interval, form: str = ".3g") -> str:
     if np.isnan(interval.low):
         return "—"
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]".replace("-", "−")
+
+
+def comparison_cells(values: Mapping[str, NDArray], others: Mapping[str, NDArray], form: str = ".3g") -> Iterator[str]:
+    """Cells of a comparison over draws: in how many of them minima are flatter than others, and their excess of errors.
+
+    Parameters
+    ----------
+    values, others : mapping
+        Arrays (draws, restarts) by quantity: both of `FLATTER`, ``test_error`` and ``test_error_balanced``.
+    form : str
+        Format of the differences of the test errors.
+    """
+    for quantity, sign in FLATTER.items():
+        change = values[quantity].mean(axis=1) - others[quantity].mean(axis=1)
+        yield f"{np.count_nonzero(sign * change > 0)} of {len(change)} draws"
+    for quantity in ("test_error", "test_error_balanced"):
+        yield interval_text(paired_difference(values[quantity], others[quantity]), form)
 
 
 def counted(n: int, what: str) -> str:

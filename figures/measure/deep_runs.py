@@ -77,7 +77,7 @@ class Cell:
     @property
     def revisions(self) -> str:
         """Abbreviated commits of the code."""
-        parts = (run.git_revision.partition("-") for run in self.runs)
+        parts = (run.provenance.git_revision.partition("-") for run in self.runs)
         return ", ".join(dict.fromkeys(f"{commit[:8]}{dash}{rest}" for commit, dash, rest in parts))
 
     @property

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
+from bpflat.provenance import Provenance
+from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.deep import run
 from training.deep.images import load_images
 from training.deep.recipes import Recipe, as_plain
@@ -228,5 +229,6 @@ def train_and_measure(
         fitted=done.train_loss < grid.stop_loss,
         seconds=done.wall_time,
         **(profile | {"train_loss": done.train_loss}),
-        **provenance(_setting(grid, recipe, seed)),
+        setting=json.dumps(_setting(grid, recipe, seed)),
+        provenance=Provenance.here(),
     )

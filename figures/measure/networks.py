@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bpflat.flatness import local_energy
-from bpflat.provenance import git_revision, library_versions
-from bpflat.storage import load_result, save_result
+from bpflat.storage import StoredResult
 from figures.measure.concordance import AVERAGE, granulated_kendall
 from figures.measure.statistics import Correlation, centred_ranks, correlate
 
-KIND = "measured-network"
 SIGMAS = (0.1, 0.2, 0.3, 0.5)
 N_SAMPLES = 64  # perturbations at each σ, as in Fig. 7
 NOISE = 0.5  # σ of the paper's figure
@@ -35,7 +32,7 @@ KINDS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(StoredResult):
     """One trained network and the local energy around it.
 
     Attributes
@@ -57,14 +54,17 @@ class Network:
         Perturbations at each σ.
     setting : str
         JSON of everything that decides the result.
-    versions, git_revision : str
     seed, epochs : int
         The training's; −1 where they are not known.
     eta : float
         First learning rate; 0 where it is not known.
     seconds : float
         Wall time of the training; NaN where it is not known.
+    provenance : Provenance
+        Versions and revision that trained and measured it, or measured it alone.
     """
+
+    kind = "measured-network"
 
     name: str
     architecture: str
@@ -81,8 +81,6 @@ class Network:
     std_error: NDArray[np.float64]
     n_samples: int
     setting: str
-    versions: str
-    git_revision: str
     seed: int = -1
     epochs: int = -1
     eta: float = 0.0
@@ -92,15 +90,6 @@ class Network:
     def deviation(self) -> NDArray[np.float64]:
         """Standard deviation of the error over perturbations, shape (S,)."""
         return self.std_error * np.sqrt(self.n_samples)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        save_result(path, KIND, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Network:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        return load_result(path, KIND, cls)
 
 
 def load_networks(folder: Path) -> list[Network]:
@@ -176,12 +165,3 @@ def profile_of(model: nn.Module, inputs, labels, *, subset: int | None, device: 
     profile = local_energy(model, (inputs, labels), SIGMAS, n_samples=N_SAMPLES, seed=0, **options)
     names = ("sigma", "delta_error", "std_error", "n_samples")
     return {name: getattr(profile, name) for name in names} | {"train_loss": profile.train_loss}
-
-
-def provenance(setting: dict) -> dict:
-    """Fields of a `Network` that say how it was made."""
-    return {
-        "setting": json.dumps(setting),
-        "versions": json.dumps(library_versions()),
-        "git_revision": git_revision(),
-    }

@@ -94,7 +94,7 @@ class TestFiles:
     def test_damaged_provenance(self, result, tmp_path, text):
         result.save(tmp_path / "result.npz")
         np.savez_compressed(tmp_path / "result.npz", **(read_npz(tmp_path / "result.npz") | {"provenance": text}))
-        with pytest.raises(ValueError, match=r"result\.npz is damaged: .* make it again"):
+        with pytest.raises(ValueError, match=r"result\.npz is damaged or .* make it again"):
             type(result).load(tmp_path / "result.npz")
 
     def test_kinds_are_told_apart(self, result, tmp_path):

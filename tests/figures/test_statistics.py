@@ -138,18 +138,18 @@ class TestMeanInterval:
         assert np.isnan(mean_interval([1.0]).low) and mean_interval([1.0]).mean == 1.0
         assert np.isnan(mean_interval([]).mean)
 
-    @pytest.mark.parametrize("slope", [0.0, 0.5, 1.5])
+    @pytest.mark.parametrize("slope", [0.0, 0.5, 1.5, 8.0])
     def test_coverage_of_rank_correlations(self, slope):
-        """Spearman's ρ inside each of 7 draws of 5 algorithms × 2 restarts, bounded and skewed as it is: 92 to 95 %."""
+        """Spearman's ρ in each of 10 draws of 5 algorithms × 3 restarts, bounded and skewed: 90 to 95 %."""
         rng = np.random.default_rng(7)
-        flatness = np.repeat(np.arange(5), 2) + 0.5 * rng.normal(size=(30_000, 10))
-        error = slope * np.repeat(np.arange(5), 2) + rng.normal(size=(30_000, 10))
-        ranks = (stats.rankdata(values, axis=1) - 5.5 for values in (flatness, error))
-        inside = np.prod([*ranks], axis=0).sum(axis=1) / 82.5
+        flatness = np.repeat(np.arange(5), 3) + 0.5 * rng.normal(size=(30_000, 15))
+        error = slope * np.repeat(np.arange(5), 3) + rng.normal(size=(30_000, 15))
+        ranks = (stats.rankdata(values, axis=1) - 8 for values in (flatness, error))
+        inside = np.prod([*ranks], axis=0).sum(axis=1) / 280
         assert_allclose(inside[:5], [rank_correlation(*pair) for pair in zip(flatness[:5], error[:5], strict=True)])
-        intervals = [mean_interval(values) for values in inside[: 7 * 2000].reshape(2000, 7)]
+        intervals = [mean_interval(values) for values in inside[: 10 * 2000].reshape(2000, 10)]
         covered = np.mean([i.low <= inside.mean() <= i.high for i in intervals])
-        assert 0.92 - 0.01 < covered < 0.95 + 0.01
+        assert 0.90 - 0.01 < covered < 0.95 + 0.01
 
 
 class TestCoverageOfCorrelations:

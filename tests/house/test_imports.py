@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.stored import ROOT
+
 FOLDERS = ("bpflat", "training", "figures", "benchmarks", "tests")
 
 SHARED = ("workers", "result_file", "progress", "randomness")  # ground of both wings of training

@@ -10,7 +10,7 @@ from pathlib import Path
 from training.committee.protocols import CHOICES, PROTOCOLS, Protocol
 from training.committee.sweep import run
 from training.progress import StatusLine
-from training.workers import SweepError, add_worker_options
+from training.workers import SweepError, add_worker_options, workers_from
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,9 +86,7 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint_every=arguments.checkpoint_every,
             progress=status_line,
             threads=arguments.threads,
-            chunk=arguments.chunk,
-            n_jobs=arguments.jobs,
-            scheduler=arguments.scheduler,
+            **workers_from(arguments),
         )
     except (ValueError, OSError, SweepError) as error:
         status_line.close()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import math
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.storage import atomic_write
-from training.result_file import load_record, save_record
-
-KIND = "deep-run"
+from bpflat.storage import StoredResult, atomic_write
+from training.result_file import json_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DeepRun:
+class DeepRun(StoredResult):
     """One training of one recipe.
 
     Attributes
@@ -122,11 +122,13 @@ class DeepRun:
     configuration : dict
         The resolved recipe and everything else that decides the result.
     device : str
-    versions : dict
-    git_revision : str
     flatness : FlatnessHistory, optional
         Where it was asked for.
+    provenance : Provenance
+        Versions and revision that trained it.
     """
+
+    kind = "deep-run"
 
     row: str
     column: str
@@ -144,8 +146,6 @@ class DeepRun:
     curves: NDArray[np.float64]
     configuration: dict
     device: str
-    versions: dict
-    git_revision: str
     flatness: FlatnessHistory | None = None
 
     def curve(self, name: str) -> NDArray[np.float64]:
@@ -166,23 +166,19 @@ class DeepRun:
         images = self.n_train * np.diff(self.curve("passes"), prepend=0.0)
         return float((images / self.curve("images_per_second")).sum())
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        fields = {name: getattr(self, name) for name in _FIELDS}
-        if self.flatness is not None:
-            fields |= {_PREFIX + name: getattr(self.flatness, name) for name in _FLATNESS_FIELDS}
-        save_record(path, KIND, fields, _JSON)
+    def _stored(self) -> dict[str, Any]:
+        stored = super()._stored() | {"configuration": json.dumps(self.configuration)}
+        flatness = stored.pop("flatness", None)
+        return stored | ({} if flatness is None else {_PREFIX + name: getattr(flatness, name) for name in _FLATNESS})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> DeepRun:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        stored = load_record(path, KIND, _FIELDS, _JSON)
-        fields = {name: stored[name] for name in _FIELDS}
+    def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        fields = super()._restored(stored) | {"configuration": json_object(stored["configuration"])}
         later = len(METRICS) - fields["curves"].shape[1]  # columns that came after the file
         fields["curves"] = np.pad(fields["curves"], ((0, 0), (0, later)), constant_values=np.nan)
         if _PREFIX + "epoch" in stored:
-            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
-        return cls(**fields)
+            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS})
+        return fields
 
     def summary(self) -> str:
         """One line for people."""
@@ -192,7 +188,5 @@ class DeepRun:
         )
 
 
-_JSON = ("configuration", "versions")
 _PREFIX = "flatness_"
-_FIELDS = tuple(field.name for field in dataclasses.fields(DeepRun) if field.name != "flatness")
-_FLATNESS_FIELDS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))
+_FLATNESS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))

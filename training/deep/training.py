@@ -290,7 +290,7 @@ class DeepTraining:
             configuration=self.configuration,
             device=self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
             flatness=None if self.flatness is None else as_history(state.flatness, self.flatness),
-            **vars(Provenance.here()),
+            provenance=Provenance.here(),
         )
         if is_first(state.group):
             result.save(self.file(".npz"))

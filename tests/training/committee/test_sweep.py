@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from bpflat.provenance import Provenance
 from tests.training.committee import toy_sweep
 from tests.training.committee.toy_sweep import PROTOCOLS, endless, sweep, sweep_in_processes, sweep_until, trainings
 from training import workers
@@ -111,11 +112,12 @@ def test_parts_of_another_run_are_refused(tmp_path):
 def test_parts_are_joined_honestly(tmp_path):
     training = trainings(tmp_path)[0]
     a, b = training.run([1], threads=1), training.run([0], threads=1)
-    b = dataclasses.replace(b, git_revision="!other", versions=b.versions | {"numpy": "0"})
+    made = a.provenance
+    b = dataclasses.replace(b, provenance=Provenance(made.versions | {"numpy": "0"}, "!other"))
     joined = TrainedMinima.joined([a, b])
     assert joined.restart.tolist() == [0, 1] and np.array_equal(joined.weights, [b.weights[0], a.weights[0]])
-    assert joined.git_revision == f"!other, {a.git_revision}"  # sorted, before any hash
-    assert joined.versions == a.versions | {"numpy": f"0, {a.versions['numpy']}"}
+    assert joined.provenance.git_revision == f"!other, {made.git_revision}"  # sorted, before any hash
+    assert joined.provenance.versions == made.versions | {"numpy": f"0, {made.versions['numpy']}"}
     with pytest.raises(ValueError, match="not distinct"):
         TrainedMinima.joined([a, a])
     with pytest.raises(ValueError, match="seed differs"):

@@ -103,7 +103,7 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     # and is read again without any data
     again = short(toy(column), cut, tmp_path / "no data")
     assert_array_equal(again.curves, resumed.curves)
-    assert again.configuration["recipe"]["column"] == column and again.versions["torch"] == torch.__version__
+    assert again.configuration["recipe"]["column"] == column and again.provenance.versions["torch"] == torch.__version__
 
 
 def test_all_columns_learn(data, tmp_path):

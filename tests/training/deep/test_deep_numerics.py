@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
 from bpflat.optim import ReplicatedSGD, attraction_limit
-from tests.stored import WEIGHTS, needs_published_networks
+from tests.stored import ROOT, WEIGHTS, needs_published_networks
 from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
 from training import models
 from training.deep.augment import Augmentation
@@ -27,8 +26,6 @@ from training.deep.trainer import State, begin, centre, evaluate, require_stable
 from training.models import make_model
 from training.models.cifar_resnet import CifarResNet
 from training.published.resnets import load_published
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
