@@ -149,8 +149,9 @@ class DeepRun(StoredResult):
     flatness: FlatnessHistory | None = None
 
     def curve(self, name: str) -> NDArray[np.float64]:
-        """One column of the curves, by its name in `METRICS`."""
-        return self.curves[:, METRICS.index(name)]
+        """One column of the curves, by its name in `METRICS`; NaN where the file is older than it."""
+        column, (epochs, columns) = METRICS.index(name), self.curves.shape
+        return self.curves[:, column] if column < columns else np.full(epochs, np.nan)
 
     @property
     def wall_time(self) -> float:
@@ -174,8 +175,6 @@ class DeepRun(StoredResult):
     @classmethod
     def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
         fields = super()._restored(stored) | {"configuration": json_object(stored["configuration"])}
-        later = len(METRICS) - fields["curves"].shape[1]  # columns that came after the file
-        fields["curves"] = np.pad(fields["curves"], ((0, 0), (0, later)), constant_values=np.nan)
         if _PREFIX + "epoch" in stored:
             fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS})
         return fields
