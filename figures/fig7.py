@@ -96,7 +96,8 @@ def report(networks: Sequence[Network]) -> str:
     wrong = max(network.train_error for network in fitted)
     left_out = len(networks) - len(fitted)
     hours = sum(network.seconds for network in networks) / 3600
-    took = "" if np.isnan(hours) else f" All trainings took {hours:.2g} hours of one core."
+    timed = all(network.seconds for network in networks)
+    took = "" if not timed else f" All trainings took {hours:.2g} hours of one core."
     first = networks[0]
     note = f"""Between δE and test error of {len(fitted)} networks ({first.architecture}; {first.n_train:,} training
         images; {precision_of(first)}), with 95 % intervals and p-values that take networks as independent. All

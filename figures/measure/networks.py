@@ -59,7 +59,7 @@ class Network(StoredResult):
     eta : float
         First learning rate; 0 where it is not known.
     seconds : float
-        Wall time of the training; NaN where it is not known.
+        Wall time of the training; 0 where it is not known.
     provenance : Provenance
         Versions and revision that trained and measured it, or measured it alone.
     """
@@ -84,7 +84,7 @@ class Network(StoredResult):
     seed: int = -1
     epochs: int = -1
     eta: float = 0.0
-    seconds: float = np.nan
+    seconds: float = 0.0
 
     @property
     def deviation(self) -> NDArray[np.float64]:
