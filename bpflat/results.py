@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-class _Curves(StoredResult, ABC):
+class Curves(StoredResult, ABC):
     """Base of results that are curves with standard errors, one per reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
@@ -66,7 +66,34 @@ def _new_axes() -> Axes:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEntropyCurve(_Curves):
+class Cumulants:
+    """The cumulant generating function ``log ⟨e^{-β E(w')}⟩`` of the number of training errors under the prior.
+
+    It leads from the local energy to the local entropy: its slope at β = 0 is -⟨E⟩, that is ``-P (δE + E_train)``, and
+    as β → ∞ it tends to ``log P(E = 0)``, for a reference without errors the log Z of eq. 3.  All of it counts errors
+    and nats in total, not per pattern or weight.
+
+    Attributes
+    ----------
+    beta : ndarray, shape (B,)
+        Costs β ≥ 0 of an error, rising.
+    log_mean_exp : ndarray, shape (S, B) or (R, S, B)
+        ``log ⟨e^{-βE}⟩`` in nats, a row for each width of the prior; NaN where not converged.
+    std_error : ndarray, shape (S, B) or (R, S, B)
+        Standard error of `log_mean_exp`; NaN for methods that do not sample.
+    mean_errors : ndarray, shape (S, B) or (R, S, B)
+        ``⟨E⟩_β``, the mean number of errors of weights w' that weigh ``e^{-βE}``: minus the slope of `log_mean_exp`, by
+        "bp" to O(1/N).
+    """
+
+    beta: NDArray[np.float64]
+    log_mean_exp: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    mean_errors: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEntropyCurve(Curves):
     """Local entropy around one reference or R of them, one entry a point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
@@ -93,6 +120,14 @@ class LocalEntropyCurve(_Curves):
         Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
+    scale : str
+        Scales s of the prior: "isotropic", "multiplicative" (``s = |w|``), or "given" as an array.
+    n_weights : int or ndarray of int, shape (R,), optional
+        Perturbed weights n, those with s > 0; None in files of version 0.1.
+    betas : ndarray, shape (B,), optional
+        Costs of an error at which the curve holds the cumulant generating function: what `cumulants` returns, as are
+        the next three.
+    log_mean_exp, log_mean_exp_error, mean_errors : ndarray, shape (D, B) or (R, D, B), optional
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
 
@@ -125,6 +160,25 @@ class LocalEntropyCurve(_Curves):
     method: str
     beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
+    scale: str = "isotropic"
+    n_weights: int | NDArray[np.int64] | None = None
+    betas: NDArray[np.float64] | None = None
+    log_mean_exp: NDArray[np.float64] | None = None
+    log_mean_exp_error: NDArray[np.float64] | None = None
+    mean_errors: NDArray[np.float64] | None = None
+
+    def cumulants(self) -> Cumulants:
+        """Return the cumulant generating function ``log ⟨e^{-βE}⟩``, where it was measured too.
+
+        Raises
+        ------
+        ValueError
+            When the curve does not hold it.
+        """
+        held = self.betas, self.log_mean_exp, self.log_mean_exp_error, self.mean_errors
+        if any(array is None for array in held):
+            raise ValueError("the curve holds no cumulants; measure it with betas, the costs at which they are wanted")
+        return Cumulants(*held)  # type: ignore[arg-type]
 
     @property
     def measure(self) -> str:
@@ -146,7 +200,7 @@ class LocalEntropyCurve(_Curves):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEnergyProfile(_Curves):
+class LocalEnergyProfile(Curves):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
     Attributes

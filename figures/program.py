@@ -211,6 +211,6 @@ def evolution(name: str, description: str, row: str, argv: Sequence[str] | None 
     def make(arguments: argparse.Namespace) -> Output:
         by_network = load_profiles(arguments.results, [arguments.row])
         table = profiles.table(by_network, final=False)
-        return Output(arguments.results, table, profiles.draw_evolutions(by_network))
+        return Output(arguments.results, table, profiles.draw_evolutions(by_network), profiles.report(by_network))
 
     return run_program(name, description, add_options, make, argv)

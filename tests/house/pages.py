@@ -13,7 +13,8 @@ MODULES = (
     "bpflat.flatness",
     "bpflat.optim",
     "bpflat.optim.focusing",
-)  # public
+    "bpflat.theory",
+)
 
 
 def text_of(name):

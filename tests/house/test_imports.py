@@ -26,6 +26,8 @@ NEVER = [
     ("figures", "tests"),
     ("benchmarks", "tests"),
     ("bpflat.estimators", "bpflat.entropy"),
+    *((f"bpflat.{wing}", "bpflat.theory") for wing in ("estimators", "entropy", "flatness", "optim")),
+    *(("bpflat.theory", f"bpflat.{wing}") for wing in ("estimators", "entropy", "flatness", "optim")),
     ("bpflat.flatness", "bpflat.entropy"),
     ("bpflat.entropy", "bpflat.flatness"),
     ("bpflat.flatness", "bpflat.optim"),

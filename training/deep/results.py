@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 from typing import Any
 
@@ -36,6 +37,9 @@ class EpochMetrics:
         d(w', w) of eSGD, the mean of d(w^a, w̄) of rSGD (eq. 2), after the epoch; NaN for the baseline.
     images_per_second : float
         Trained on, of all replicas together, evaluation not counted.
+    seconds : float
+        Wall time since the epoch before ended, or since the run was resumed there: training, evaluation, local energy
+        and files.  NaN in runs that were stored before it was kept.
     """
 
     epoch: int
@@ -48,6 +52,7 @@ class EpochMetrics:
     test_error: float
     distance: float
     images_per_second: float
+    seconds: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,8 +149,23 @@ class DeepRun(StoredResult):
     flatness: FlatnessHistory | None = None
 
     def curve(self, name: str) -> NDArray[np.float64]:
-        """One column of the curves, by its name in `METRICS`."""
-        return self.curves[:, METRICS.index(name)]
+        """One column of the curves, by its name in `METRICS`; NaN where the file is older than it."""
+        column, (epochs, columns) = METRICS.index(name), self.curves.shape
+        return self.curves[:, column] if column < columns else np.full(epochs, np.nan)
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds that the epochs took, over all interruptions; NaN where the file does not say.
+
+        Epochs that were lost with a process and run again count once, the time between two processes not at all.
+        """
+        return float(self.curve("seconds").sum())
+
+    @property
+    def training_time(self) -> float:
+        """Seconds that the minibatches took, without evaluation: known of every run."""
+        images = self.n_train * np.diff(self.curve("passes"), prepend=0.0)
+        return float((images / self.curve("images_per_second")).sum())
 
     def _stored(self) -> dict[str, Any]:
         stored = super()._stored() | {"configuration": json.dumps(self.configuration)}
