@@ -16,6 +16,7 @@ from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_ene
 from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
+from bpflat.programs import run_command
 from bpflat.provenance import Provenance
 from bpflat.storage import read_npz
 
@@ -143,19 +144,18 @@ def _output_options(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, or 2 after a message that says what to mend."""
-    arguments = parser().parse_args(argv)
+    return run_command(parser(), _answer, argv, prefix="bpflat: error")
+
+
+def _answer(arguments: argparse.Namespace) -> None:
+    """Measure or read what the arguments ask for; store, draw and print it."""
     actions = {"info": lambda a: _read(a.result), "flatness": _measure_model}
-    try:
-        result = actions.get(arguments.command, _measure)(arguments)
-        if getattr(arguments, "out", None):
-            result.save(arguments.out)
-        if arguments.plot:
-            _plot(result, arguments.plot)
-        print(json.dumps(as_record(result)) if arguments.json else as_table(result))
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"bpflat: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    result = actions.get(arguments.command, _measure)(arguments)
+    if getattr(arguments, "out", None):
+        result.save(arguments.out)
+    if arguments.plot:
+        _plot(result, arguments.plot)
+    print(json.dumps(as_record(result)) if arguments.json else as_table(result))
 
 
 def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyProfile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bpflat.flatness import local_energy
+from bpflat.locks import claimed, disclaim
 from bpflat.provenance import git_revision, library_versions
 from bpflat.storage import load_result, save_result
 from figures.measure.statistics import Correlation, centred_ranks, correlate
@@ -295,16 +297,20 @@ def train_missing(
         When data are missing or `folder` cannot be written.
     """
     tasks = []
-    for seed in range(seeds):
-        for recipe in grid.recipes():
-            path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
-            if path.exists():
-                require_same(path, json.loads(Network.load(path).setting), setting)
-            else:
-                options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
-                tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
-    for task in carry_out(tasks, n_jobs=n_jobs):
-        shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
+    with contextlib.ExitStack() as claims:
+        for seed in range(seeds):
+            for recipe in grid.recipes():
+                path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
+                if not path.exists():
+                    claims.enter_context(claimed(path))
+                if path.exists():  # by now
+                    require_same(path, json.loads(Network.load(path).setting), setting)
+                    disclaim(path)
+                else:
+                    options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
+                    tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
+        for task in carry_out(tasks, n_jobs=n_jobs):
+            shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
 
 
 def _setting(grid: Grid, recipe: Recipe, seed: int) -> dict:

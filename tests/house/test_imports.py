@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("bpflat", "training", "figures", "benchmarks", "tests")
 
-SHARED = ("workers", "result_file", "progress", "randomness")  # ground of both wings of training
+SHARED = ("workers", "cluster", "result_file", "progress", "randomness")  # ground of both wings of training
 # Of each pair, nothing within the first imports anything within the second.
 NEVER = [
     ("bpflat", "training"),

@@ -17,6 +17,7 @@ import pytest
 
 from tests.training.committee import toy_sweep
 from tests.training.committee.toy_sweep import PROTOCOLS, endless, sweep, sweep_in_processes, sweep_until, trainings
+from training import cluster as cluster_of_dask
 from training import workers
 from training.committee import __main__ as command
 from training.committee.results import TrainedMinima
@@ -224,7 +225,7 @@ def test_a_task_that_fails_on_a_cluster_is_named(cluster, tmp_path):
 
 def test_a_scheduler_that_does_not_answer(monkeypatch, tmp_path, capsys):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(workers, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(cluster_of_dask, "_ANSWER_SECONDS", 0.2)
     arguments = ["sgd-fast", "--out", str(tmp_path), "--scheduler"]
     for address in ("tcp://127.0.0.1:9", "nonsense://host"):
         assert command.main([*arguments, address]) == 2
