@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from joblib import Parallel, delayed, parallel_config
@@ -53,7 +54,7 @@ def over_processes(
     with parallel_config("loky", inner_max_num_threads=1):
         parallel = Parallel(**{"n_jobs": check_jobs(n_jobs), "return_as": "generator"} | options)
     call_here = functools.partial(_call, os.getpid(), function)
-    with _deaf_children():
+    with contextlib.nullcontext() if n_jobs == 1 else _deaf_children():
         return parallel(delayed(call_here)(*call) for call in calls)
 
 
@@ -82,6 +83,7 @@ def _deaf_children() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # which joblib starts, and which ends the blocking when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

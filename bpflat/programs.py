@@ -51,7 +51,7 @@ def run_command(
         try:
             action(parser.parse_args(argv))
         except (ValueError, OSError, MemoryError, *expected) as error:
-            print(f"{prefix}: {error or type(error).__name__}", file=sys.stderr)
+            print(f"{prefix}: {str(error) or type(error).__name__}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interruption:
             print("; ".join(filter(None, ["interrupted", str(interruption), resume])), file=sys.stderr)

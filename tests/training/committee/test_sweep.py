@@ -167,6 +167,40 @@ def test_workers_end_with_their_driver(forks, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    ("number", "jobs", "to_group", "status"),
+    [(signal.SIGINT, 1, False, 130), (signal.SIGINT, 2, True, 130), (signal.SIGTERM, 2, False, 143)],
+)
+def test_an_interrupted_program_says_so_and_leaves_its_checkpoints(forks, tmp_path, number, jobs, to_group, status):
+    """One line, also where the terminal interrupts the workers too; nobody goes on, and the folder is free."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    options = ("--restarts", "2", "--chunk", "1", "--max-epochs", "1000000", "--schedule-speed", "1e-6")
+    line = ("sgd-slow", "--out", str(out), *options, "--checkpoint-every", "0", "--jobs", str(jobs))
+    process = forks.Process(target=toy_sweep.program, args=(log, *line))
+    process.start()
+    try:
+        wait(lambda: len(list(out.glob("*.checkpoint.npz"))) == jobs)
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        process.join(60)
+        assert process.exitcode == status
+        lines = [line for line in log.read_text().splitlines() if "epoch" not in line]
+        assert lines == ["interrupted; give the same command again to go on from the last checkpoint"]
+        wait(lambda: not alive(process.pid))
+        assert {path.suffix for path in out.iterdir()} <= {".npz", ".part"}  # a worker dies as it writes; no claim
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def alive(group):
+    """Whether a process group has members."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def wait(condition, *, every=0.01, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
