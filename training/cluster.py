@@ -12,6 +12,7 @@ import importlib
 import pickle
 import platform
 import queue
+import re
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from training.workers import SweepError
 
-_ANSWER_SECONDS = 10  # within which a scheduler must answer
+_ANSWER_SECONDS = 5  # within which a scheduler must answer
 _LOOK_SECONDS = 0.5  # between two looks for workers that came or went
 _MOST_DEATHS = 3  # of workers in the middle of a call
+_ADDRESS = re.compile(r"(\w+://)?[^/\s]+:(?P<port>[0-9]{1,5})")
 _LIBRARIES = ("numpy", "scipy", "numba", "torch")
 _MEND = "Start them in this revision of the checkout with PYTHONPATH=. set, and with the same libraries"
 
@@ -100,7 +104,8 @@ class _Crew:
         lost = {future: i for future, (i, worker) in self.at_work.items() if worker not in self.threads}
         for future in lost:
             del self.at_work[future]
-        self.client.cancel(list(lost))
+        if lost:
+            self.client.cancel(list(lost))
         return list(lost.values())
 
     def free(self) -> Iterator[str]:
@@ -139,7 +144,7 @@ class _Crew:
             )
         if reason:
             self.refused[worker] = f"the Dask worker {worker} is refused: {reason}"
-            print(self.refused[worker], file=sys.stderr, flush=True)
+            tqdm.write(self.refused[worker], file=sys.stderr)  # around a progress bar
         else:
             self.accepted.add(worker)
 
@@ -186,6 +191,11 @@ def _connect(address: str):
         raise SweepError(
             f"a sweep on a cluster needs dask.distributed ({error}); install it: pip install 'bpflat[cluster]'"
         ) from error
+    parts = _ADDRESS.fullmatch(address)
+    if not parts or not 0 < int(parts["port"]) < 2**16:
+        raise SweepError(
+            f"no Dask scheduler answers at {address}: an address is tcp://HOST:PORT, as `dask scheduler` prints it"
+        )
     try:
         client = Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -26,6 +26,7 @@ from bpflat.locks import claimed, disclaim
 from bpflat.parallel import over_processes
 from bpflat.storage import discard_temporaries
 
+_BAR_SECONDS = 1  # before which there is no bar: nor where the first thing is an error
 _ON_CLUSTER = "Does the scheduler still run, and do workers have memory for the task?"
 
 
@@ -103,7 +104,7 @@ def carry_out(
     if not tasks:
         return
     outcomes = _here(tasks, n_jobs) if scheduler is None else _on_cluster(tasks, scheduler)
-    for i, result in tqdm(outcomes, bar, len(tasks), unit="task", disable=bar is None):
+    for i, result in tqdm(outcomes, bar, len(tasks), unit="task", disable=bar is None, delay=_BAR_SECONDS):
         if isinstance(result, _Failure):
             failures[result.message].append(tasks[i].label)
         else:

@@ -85,8 +85,11 @@ def test_a_worker_without_the_checkout_fails_soon_with_its_own_message(scheduler
     assert list((tmp_path / "cluster").iterdir()) == []
 
 
-@pytest.mark.parametrize("address", ["localhost", "tcp://localhost", "tcp://", "x:y", "tcp://127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "address", ["localhost", "tcp://localhost", "tcp://", "x:y", "tcp://127.0.0.1:99999", "nonsense://host"]
+)
 def test_addresses_that_are_none(address, tmp_path, capsys):
+    pytest.importorskip("distributed")
     assert command.main(["sgd-fast", "--out", str(tmp_path), "--scheduler", address]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: no Dask scheduler answers at {address} (")
+    assert line.startswith(f"error: no Dask scheduler answers at {address}: an address is tcp://HOST:PORT")

@@ -261,10 +261,9 @@ def test_a_scheduler_that_does_not_answer(monkeypatch, tmp_path, capsys):
     pytest.importorskip("distributed")
     monkeypatch.setattr(cluster_of_dask, "_ANSWER_SECONDS", 0.2)
     arguments = ["sgd-fast", "--out", str(tmp_path), "--scheduler"]
-    for address in ("tcp://127.0.0.1:9", "nonsense://host"):
-        assert command.main([*arguments, address]) == 2
-        error = capsys.readouterr().err
-        assert f"no Dask scheduler answers at {address}" in error and "dask scheduler" in error
+    assert command.main([*arguments, "tcp://127.0.0.1:9"]) == 2
+    error = capsys.readouterr().err
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9 (" in error and "dask scheduler" in error
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert command.main([*arguments, "tcp://127.0.0.1:9"]) == 2
     assert "pip install 'bpflat[cluster]'" in capsys.readouterr().err
