@@ -115,7 +115,7 @@ def _flatness_options(commands) -> None:
     )
     flatness.add_argument("factory", metavar="MODULE:FACTORY")
     flatness.add_argument("--path", type=Path, metavar="FOLDER", help="where modules are that are not installed")
-    flatness.add_argument("--model-options", type=json.loads, default={}, metavar="JSON", help="keyword arguments")
+    flatness.add_argument("--model-options", type=json_value, default={}, metavar="JSON", help="keyword arguments")
     flatness.add_argument("--weights", type=Path, metavar="FILE", help="(default: as the factory makes them)")
     flatness.add_argument("--data", type=Path, required=True, metavar="FILE_OR_DIR")
     flatness.add_argument("--transform", metavar="MODULE:NAME", help="of PIL images (default: to a tensor in [0, 1])")
@@ -136,6 +136,14 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--seed", type=int, default=0, help="(default: 0)")
     _output_options(flatness)
     flatness.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
+
+
+def json_value(text: str) -> Any:
+    """Value of a text in JSON; raises ValueError for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _output_options(command: argparse.ArgumentParser) -> None:

@@ -46,17 +46,26 @@ def run_command(
     int
         0; 2 after an expected error, told on stderr; 128 + signal after SIGINT (Ctrl-C) and SIGTERM, told in one line.
     """
+    mendable = (ValueError, OSError, MemoryError, *expected)
     _spell_out_what_terminals_lack()
     with _interruptible() as signals:
         try:
+            _refuse_dashes_as_values(parser, sys.argv[1:] if argv is None else argv)
             action(parser.parse_args(argv))
-        except (ValueError, OSError, MemoryError, *expected) as error:
+        except mendable as error:
             print(f"{prefix}: {str(error) or type(error).__name__}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interruption:
             print("; ".join(filter(None, ["interrupted", str(interruption), resume])), file=sys.stderr)
             return 128 + (signals or [signal.SIGINT])[0]
     return 0
+
+
+def _refuse_dashes_as_values(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse ``--option=--``, of which argparse makes an empty list whatever the option's type."""
+    for word in argv:
+        if word.startswith("--") and word.endswith("=--"):
+            parser.error(f"argument {word[:-3]}: expected one argument")
 
 
 @contextlib.contextmanager

@@ -60,6 +60,15 @@ def test_expected_errors_are_one_line_and_faults_are_not_hidden(capsys):
         program(fails(KeyError("x")))
 
 
+def test_dashes_are_no_value(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int)
+    with pytest.raises(SystemExit) as ended:
+        run_command(parser, lambda arguments: None, ["--seed=--"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("error: argument --seed: expected one argument\n")
+
+
 def test_spellings():
     text = "Φ(σ) ≥ δE · β², Δ₀ ± 3×3 → ½, naïve – ς “Ω” 中"
     assert "".join(map(spelling, text)).startswith("Phi(sigma) >= deltaE * beta2, Delta0 +- 3x3 -> 12, naive - ")

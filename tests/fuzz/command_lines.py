@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -155,5 +154,5 @@ def values_for(action: argparse.Action) -> list[str]:
         return ["", "x", str(next(iter(action.choices))).upper() + "x", "0"]
     if action.option_strings[-1] == "--jobs":
         return [*NO_WHOLE_NUMBERS, "4097"]
-    kinds = {float: NO_FLOATS, Path: NO_PATHS, json.loads: NO_JSON, None: NO_NAMES}
+    kinds = {float: NO_FLOATS, Path: NO_PATHS, cli.json_value: NO_JSON, None: NO_NAMES}
     return kinds.get(action.type, NO_WHOLE_NUMBERS)
