@@ -10,8 +10,7 @@ import time
 import pytest
 
 from tests.stored import ROOT
-from tests.training.committee.test_sweep import contents
-from tests.training.committee.toy_sweep import trainings
+from tests.training.committee.toy_sweep import contents, trainings
 from training.cluster import identity
 from training.committee import __main__ as command
 from training.committee.sweep import run_all

@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 
 from tests.training.committee import toy_sweep
-from tests.training.committee.toy_sweep import PROTOCOLS, endless, sweep, sweep_in_processes, sweep_until, trainings
+from tests.training.committee.toy_sweep import (
+    PROTOCOLS,
+    contents,
+    endless,
+    sweep,
+    sweep_in_processes,
+    sweep_until,
+    trainings,
+)
 from training import cluster as cluster_of_dask
 from training import workers
 from training.committee import __main__ as command
@@ -25,10 +33,6 @@ from training.committee.sweep import run_all
 from training.workers import SweepError, Task, carry_out
 
 ALL = 10**9
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")

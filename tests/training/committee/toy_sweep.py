@@ -22,6 +22,11 @@ _COMMON = {"stop": "mean-loss", "tolerance": 1e-30, "max_epochs": 40, "eta": 1e-
 PROTOCOLS = [small("sgd-fast", **_COMMON), small("sgd-slow", **_COMMON | {"beta0": 2.0, "omega0": 5.0, "dropout": 0.2})]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files of a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def trainings(folder: Path, **changes) -> list[Training]:
     """Two protocols, four restarts each."""
     return [Training(protocol, folder, **({"restarts": 4, "n_train": 60} | changes)) for protocol in PROTOCOLS]
