@@ -46,7 +46,7 @@ def run_command(
     int
         0; 2 after an expected error, told on stderr; 128 + signal after SIGINT (Ctrl-C) and SIGTERM, told in one line.
     """
-    mendable = (ValueError, OSError, MemoryError, *expected)
+    mendable: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError, *expected)
     _spell_out_what_terminals_lack()
     with _interruptible() as signals:
         try:
