@@ -13,7 +13,7 @@ SOURCE ?= $(FASHION_MNIST_DIR)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help fig1 fig6 figures docs test lint format bench data clean
+.PHONY: help fig1 fig6 figures docs test fuzz lint format bench data clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ docs: $(VENV)/.installed-docs  ## build the manual: build/docs/index.html
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/.installed-test  ## try every wrong value of the command lines and files, not a sample (hours)
+	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.installed-test  ## check style, formatting and types
 	$(BIN)/python -m ruff check .

@@ -341,6 +341,11 @@ def check_jobs(n_jobs: int) -> int:
     )
 
 
+def check_threads(threads: int) -> int:
+    """Return a number of threads: at least 1, and no more than a machine has cores."""
+    return check_count("threads", threads, at_most=_MOST_PROCESSES)
+
+
 # --- choices ------------------------------------------------------------------------------------
 
 

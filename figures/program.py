@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from bpflat.programs import run_command
 from figures.draw import panels, profiles, summary
 from figures.draw.files import save_figure, save_table, save_text
 from figures.draw.style import use_style
@@ -22,8 +22,8 @@ from training.committee.protocols import Protocol
 from training.deep.recipes import RECIPES
 from training.workers import SweepError, add_worker_options, tidy, workers_from
 
-EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, SweepError)
-"""Errors that a user can mend; anything else is a fault of the program."""
+EXPECTED = (ImportError, FloatingPointError, SweepError)
+"""Errors that a user can mend, beside those of every program; anything else is a fault of the program."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def run_program(
     add_options : callable
         Adds the program's own options to a parser.
     make : callable
-        Collects and draws what the arguments ask for; raises one of `EXPECTED`.
+        Collects and draws what the arguments ask for; raises ValueError, OSError or one of `EXPECTED`.
     argv : sequence of str, optional
     """
     parser = argparse.ArgumentParser(
@@ -85,21 +85,21 @@ def run_program(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser)
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        output = make(arguments)
-        paths = output.save(name.replace("_", "-"))
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        plt.close("all")
-    report = output.text if output.report is None else output.report
-    if report:
-        print(report)
-    print("numbers:" if output.figure is None else "picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+    def make_and_save(arguments: argparse.Namespace) -> None:
+        use_style()
+        try:
+            output = make(arguments)
+            paths = output.save(name.replace("_", "-"))
+        finally:
+            plt.close("all")
+        report = output.text if output.report is None else output.report
+        if report:
+            print(report)
+        print("numbers:" if output.figure is None else "picture and numbers:", *paths, sep="\n  ")
+
+    resume = "give the same command again to go on with what is not stored"
+    return run_command(parser, make_and_save, argv, expected=EXPECTED, resume=resume)
 
 
 def add_runs_option(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from bpflat.locks import claimed, disclaim
 from bpflat.provenance import Provenance
 from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.deep import run
@@ -163,16 +165,20 @@ def train_missing(
         When data are missing or `folder` cannot be written.
     """
     tasks = []
-    for seed in range(seeds):
-        for recipe in grid.recipes():
-            path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
-            if path.exists():
-                require_same(path, json.loads(Network.load(path).setting), setting)
-            else:
-                options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
-                tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
-    for task in carry_out(tasks, n_jobs=n_jobs):
-        shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
+    with contextlib.ExitStack() as claims:
+        for seed in range(seeds):
+            for recipe in grid.recipes():
+                path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
+                if not path.exists():
+                    claims.enter_context(claimed(path))
+                if path.exists():  # by now
+                    require_same(path, json.loads(Network.load(path).setting), setting)
+                    disclaim(path)
+                else:
+                    options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
+                    tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
+        for task in carry_out(tasks, n_jobs=n_jobs):
+            shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
 
 
 def _setting(grid: Grid, recipe: Recipe, seed: int) -> dict:

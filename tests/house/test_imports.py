@@ -12,7 +12,7 @@ from tests.stored import ROOT
 
 FOLDERS = ("bpflat", "training", "figures", "benchmarks", "tests")
 
-SHARED = ("workers", "result_file", "progress", "randomness")  # ground of both wings of training
+SHARED = ("workers", "cluster", "result_file", "progress", "randomness")  # ground of both wings of training
 # Of each pair, nothing within the first imports anything within the second.
 NEVER = [
     ("bpflat", "training"),

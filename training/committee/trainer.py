@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat import committee
-from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar
+from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar, check_threads
 from bpflat.provenance import Provenance
 from training.committee.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
 from training.committee.ensemble import Ensemble
@@ -137,7 +137,7 @@ def train(
     restarts = _check_restarts(restarts)
     seed = check_count("seed", seed, at_least=0, at_most=LARGEST_SEED)
     checkpoint_every = check_scalar("checkpoint_every", checkpoint_every)
-    threads = None if threads is None else check_count("threads", threads)
+    threads = None if threads is None else check_threads(threads)
     patterns, labels = _check_data(patterns, labels)
     _check_minibatches(protocol, len(patterns))
     test = _check_test_data(test_patterns, test_labels, patterns.shape[1])
