@@ -17,7 +17,8 @@ from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
 from bpflat.provenance import Provenance
-from bpflat.storage import read_npz
+from bpflat.reading import parse_json, reason
+from bpflat.storage import atomic_write, read_npz, target
 
 WEIGHTS_HELP = """\
 WEIGHTS.npz holds an array `weights` of shape (K, N) or (R, K, N), K odd; made for instance by
@@ -146,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     actions = {"info": lambda a: _read(a.result), "flatness": _measure_model}
     try:
+        for path in filter(None, (getattr(arguments, "out", None), arguments.plot)):
+            target(path)  # before hours of work
         result = actions.get(arguments.command, _measure)(arguments)
         if getattr(arguments, "out", None):
             result.save(arguments.out)
@@ -153,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _plot(result, arguments.plot)
         print(json.dumps(as_record(result)) if arguments.json else as_table(result))
     except (ValueError, OSError, MemoryError) as error:
-        print(f"bpflat: error: {error}", file=sys.stderr)
+        print(f"bpflat: error: {reason(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -243,7 +246,7 @@ def _problem(arguments: argparse.Namespace):
 def _draw_of(stored: dict[str, np.ndarray]) -> dict:
     """What minima know of the patterns that they were trained on; nothing where `data` is something else."""
     try:
-        drawn = json.loads(str(stored.get("data", "")))
+        drawn = parse_json(str(stored.get("data", "")))
     except ValueError:
         return {}
     return drawn if isinstance(drawn, dict) else {}
@@ -304,7 +307,6 @@ def _plot(result, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from bpflat.storage import atomic_write
 
     axes = result.plot()
     with atomic_write(path) as file:

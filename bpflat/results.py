@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
+from bpflat.layout import check_finite
 from bpflat.provenance import Provenance
 from bpflat.storage import StoredResult
 
@@ -23,6 +24,14 @@ class _Curves(StoredResult):
     """Base of results that are curves with standard errors, one a reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        fields = vars(self)
+        check_finite(fields, "sigma", "train_error")
+        if np.ndim(fields["reference"]) and np.shape(fields["reference"]) != np.shape(fields["train_error"]):
+            raise ValueError("reference must be one text, or one for each reference")
 
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
@@ -97,6 +106,14 @@ class LocalEntropyCurve(_Curves):
     """
 
     kind = "local-entropy"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("delta", "distance", "log_z", "phi", "std_error", "beta"), "f R? D"),
+        "converged": "b R? D",
+        "n_iter": "i R? D",
+        "train_error": "n R?",
+        "method": "U",
+        "reference": "U Q?",
+    }
     _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     delta: NDArray[np.float64]
@@ -162,6 +179,13 @@ class LocalEnergyProfile(_Curves):
     """
 
     kind = "local-energy"
+    layout: ClassVar[Mapping[str, str]] = {
+        "sigma": "f S",
+        **dict.fromkeys(("delta_error", "std_error", "delta_loss", "loss_std_error"), "f R? S"),
+        **dict.fromkeys(("train_error", "train_loss"), "n R?"),
+        "n_samples": "i S?",
+        "reference": "U Q?",
+    }
     _labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
 
     sigma: NDArray[np.float64]
@@ -174,6 +198,12 @@ class LocalEnergyProfile(_Curves):
     delta_loss: NDArray[np.float64] | None = None
     loss_std_error: NDArray[np.float64] | None = None
     provenance: Provenance = field(default=Provenance(), compare=False)
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        if len({value is None for value in (self.train_loss, self.delta_loss, self.loss_std_error)}) > 1:
+            raise ValueError("train_loss, delta_loss and loss_std_error must all be there, or none")
 
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
-from collections.abc import Iterator
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
@@ -14,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_path
+from bpflat.layout import check_layout
 from bpflat.provenance import Provenance
+from bpflat.reading import open_regular, read_arrays, reason, seal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,40 +27,66 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `path` only when the block ends without an exception.
-
-    Parameters
-    ----------
-    path : path-like
-        The final name.  Missing parent folders are made.
-
-    Yields
-    ------
-    file object
-        Opened for binary writing, in the folder of `path` (so that the renaming is atomic).
+def target(path: str | os.PathLike[str]) -> Path:
+    """Return the regular file, there already or not, that a write to `path` replaces: where symbolic links lead.
 
     Raises
     ------
     ValueError
         When `path` cannot be the name of a file.
     OSError
-        When the folder cannot be written or the disk is full; the message names the path and the mend, and `path`
-        holds what it held before.
+        When something stands there that is no regular file: a folder, a device, a pipe.  Renaming a new file over it
+        would destroy it.
     """
     path = Path(check_path("path", path))
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG  # as it will be
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}. Choose another name") from error
+    if not stat.S_ISREG(mode):
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EEXIST
+        raise OSError(number, f"cannot write {path}: what stands there is no regular file. Choose another name")
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` only when the block ends without an exception.
+
+    It gets the permissions that the umask asks for.  What killed writers of `path` have left is deleted.
+
+    Parameters
+    ----------
+    path : path-like
+        The final name.  Missing parent folders are made, and symbolic links followed.
+
+    Yields
+    ------
+    file object
+        Opened for binary writing and reading, in the folder of `path` (so that the renaming is atomic).
+
+    Raises
+    ------
+    ValueError
+        When `path` cannot be the name of a file.
+    OSError
+        When what stands at `path` is no regular file, the folder cannot be written or the disk is full; the message
+        names the path and the mend, and `path` holds what it held before.
+    """
+    final, temporary = target(path), None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _new_temporary(final)
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; results are for sharing
-        os.replace(temporary, path)
+            os.replace(temporary, final)
     except OSError as error:
+        if error.errno is None:  # not the disk's
+            raise
         raise OSError(
             error.errno,
             f"cannot write {path}: {error.strerror or error}. Nothing was changed there; free some space "
@@ -65,16 +96,49 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+    discard_temporaries(final.parent, re.escape(final.name))
 
 
-def discard_temporaries(folder: str | os.PathLike[str], pattern: str) -> None:
-    """Delete what killed writers left in `folder` of files whose names match the glob `pattern`."""
-    for temporary in Path(folder).glob(f".{pattern}.*.part"):
-        temporary.unlink(missing_ok=True)
+def _new_temporary(final: Path) -> tuple[Path, int]:
+    """A new file beside `final` and its descriptor, locked as long as this process writes it."""
+    while True:
+        temporary = final.with_name(f".{final.name}.bpflat-{os.getpid()}-{secrets.token_hex(4)}.part")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        _lock(descriptor, wait=True)
+        if os.fstat(descriptor).st_nlink:  # else `discard_temporaries` came before the lock
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def discard_temporaries(folder: str | os.PathLike[str], names: str) -> None:
+    """Delete what killed writers have left in `folder` of files whose whole names match the pattern `names`.
+
+    What another process is writing stays, and so does whatever has another form of name than `atomic_write` gives.
+    """
+    temporaries = re.compile(rf"\.(?:{names})\.bpflat-\d+-[0-9a-f]{{8}}\.part")
+    with contextlib.suppress(OSError):  # the folder is gone, or not ours to tidy
+        for path in [path for path in Path(folder).iterdir() if temporaries.fullmatch(path.name)]:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if _lock(descriptor, wait=False):
+                    os.unlink(path)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Whether this process alone now holds the open file, until it is closed or the process ends."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # held by another process, or a file system without locks
+        return False
+    return True
 
 
 def save_npz(path: str | os.PathLike[str], kind: str, **values: object) -> None:
-    """Write arrays of `values` and the mark `kind` to a compressed ``.npz`` file, atomically.
+    """Write arrays of `values` and the mark `kind` to a compressed ``.npz`` file with its digest, atomically.
 
     Raises
     ------
@@ -89,24 +153,34 @@ def save_npz(path: str | os.PathLike[str], kind: str, **values: object) -> None:
             raise ValueError(f"{name} cannot be stored: an array of Python objects; use numbers or text")
     with atomic_write(path) as file:
         np.savez_compressed(file, kind=np.array(kind), **arrays)
+        seal(file)
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Read every array of an ``.npz`` file of numbers and text.
+    """Read every array of an ``.npz`` file of numbers and text, after all that can be checked of it.
 
     Raises
     ------
     OSError
-        When there is no such file (FileNotFoundError) or it may not be read.
+        When there is no such file (FileNotFoundError), it may not be read, or is a pipe or a device.
     ValueError
-        When the file is truncated, corrupted, or no such file, or `path` cannot be the name of one.
+        When the file is truncated, corrupted, no such file, or one whose arrays are larger than it can hold; or `path`
+        cannot be the name of a file.
     """
-    with open(check_path("path", path), "rb") as file:
+    with open_regular(path) as file:
         try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}  # reading all checks every CRC
+            return read_arrays(file)
         except Exception as error:  # damage shows as BadZipFile, zlib.error, TypeError, nearly anything
-            raise ValueError(f"{path} is not a whole bpflat file ({error}); delete it and make it again") from error
+            why = reason(error)
+            raise ValueError(f"{path} is not a whole bpflat file ({why}); delete it and make it again") from error
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """Mark of a file written by `save_npz`; None where it has none or is not whole."""
+    try:
+        return str(read_npz(path)["kind"])
+    except (KeyError, OSError, ValueError):
+        return None
 
 
 def load_npz(path: str | os.PathLike[str], kind: str, names: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
@@ -150,18 +224,29 @@ def save_result(path: str | os.PathLike[str], kind: str, result: Any) -> None:
 def load_result(path: str | os.PathLike[str], kind: str, cls: type[Result]) -> Result:
     """Read what `save_result` wrote; fields that are not there keep their default.
 
-    Raises what `load_npz` raises: fields without a default must be there.
+    Raises what `load_npz` raises: fields without a default must be there.  Where the class has a method `check`, what
+    it raises is a damage too.
     """
     of_class = fields(cls)  # type: ignore[arg-type]
     arrays = load_npz(path, kind, tuple(field.name for field in of_class if _is_required(field)))
     known = {field.name: arrays[field.name] for field in of_class if field.name in arrays}
-    values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in known.items()}
-    if "provenance" in values:
-        try:
+    with damage_named(path):
+        values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in known.items()}
+        if "provenance" in values:
             values["provenance"] = Provenance.from_json(values["provenance"])
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}; make it again") from error
-    return cls(**values)
+        result = cls(**values)
+        if hasattr(result, "check"):
+            result.check()
+    return result
+
+
+@contextlib.contextmanager
+def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever goes wrong while the content of a file is interpreted into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:  # what was made up shows as nearly anything
+        raise ValueError(f"{path} is damaged: {reason(error)}; delete it and make it again") from error
 
 
 def _is_required(field: Field[Any]) -> bool:
@@ -178,9 +263,19 @@ class StoredResult:
     ----------
     kind : str
         Mark of the files of a class.
+    layout : mapping
+        Kinds and shapes of its fields, see `bpflat.layout.check_layout`.
     """
 
     kind: ClassVar[str]
+    layout: ClassVar[Mapping[str, str]] = {}
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says.
+
+        Called on what is read from files; classes with further conditions extend it.
+        """
+        check_layout(vars(self), self.layout)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a ``.npz`` file, whole or not at all.
@@ -208,7 +303,7 @@ class StoredResult:
         FileNotFoundError
             When there is no such file.
         ValueError
-            When the file is truncated, corrupted or of another kind.
+            When the file is truncated, corrupted or of another kind, or a field is not what the class says.
         """
         return load_result(path, cls.kind, cls)
 

@@ -19,7 +19,7 @@ from figures.draw.style import use_style
 from figures.measure.experiment import Preset, collect
 from training.committee.protocols import Protocol
 from training.deep.recipes import RECIPES
-from training.workers import SweepError, add_worker_options, tidy
+from training.workers import SweepError, add_worker_options
 
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, SweepError)
 """Errors that a user can mend; anything else is a fault of the program."""
@@ -53,7 +53,6 @@ class Output:
         paths.append(save_table(self.table, self.folder, name))
         if self.text:
             paths.append(save_text(self.text, self.folder / f"{name}.md"))
-        tidy(paths)
         return paths
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import glob
 import itertools
 import os
 import re
@@ -26,7 +25,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from bpflat.parallel import over_processes
-from bpflat.storage import discard_temporaries
+from bpflat.storage import discard_temporaries, kind_of
 
 _ANSWER_SECONDS = 10  # within which a scheduler must answer
 _WATCH_SECONDS = 0.1
@@ -305,7 +304,8 @@ def complete(
     owners = {task: assembly for assembly in missing for task in assembly.tasks()}
     for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
         owners[task].join_parts()
-    tidy([assembly.path for assembly in assemblies])
+    for assembly in assemblies:
+        tidy(assembly.path)
     return [assembly.stored() for assembly in assemblies]
 
 
@@ -334,12 +334,13 @@ def checkpoint_path(path: Path) -> Path:
     return path.with_suffix(".checkpoint.npz")
 
 
-def tidy(paths: Sequence[Path]) -> None:
-    """Delete what helped to make the results at `paths`: parts, checkpoints, temporaries of killed writers."""
-    for path in paths:
-        stem = glob.escape(path.stem)
-        for name in (f"{stem}.part-*.npz", f"{stem}.checkpoint.npz"):
-            for file in path.parent.glob(name):
-                file.unlink(missing_ok=True)
-            discard_temporaries(path.parent, name)
-        discard_temporaries(path.parent, glob.escape(path.name))
+def tidy(path: Path) -> None:
+    """Delete what helped to make the result at `path`: its parts, its checkpoints, what killed writers have left.
+
+    Files with such names that are not this program's stay.
+    """
+    helpers = rf"{re.escape(path.stem)}(\.part-\d+-\d+|(\.part-\d+-\d+)?\.checkpoint)\.npz"
+    for file in path.parent.iterdir():
+        if re.fullmatch(helpers, file.name) and kind_of(file) is not None:
+            file.unlink(missing_ok=True)
+    discard_temporaries(path.parent, rf"{helpers}|{re.escape(path.name)}")
