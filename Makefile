@@ -13,7 +13,7 @@ SOURCE ?= $(FASHION_MNIST_DIR)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help fig1 fig6 figures test lint format bench data clean
+.PHONY: help fig1 fig6 figures test fuzz lint format bench data clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/.installed-test  ## damage and make up files, and wrong command lines, by the thousand (minutes)
+	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.installed-test  ## check style, formatting and types
 	$(BIN)/python -m ruff check .

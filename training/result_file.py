@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from bpflat.reading import parse_json
 from bpflat.storage import load_npz, save_npz
 
 
@@ -26,10 +27,10 @@ def load_record(
         See `bpflat.storage.load_npz`; ValueError also where a field does not hold JSON.
     """
     arrays = load_npz(path, kind, tuple(required))
-    fields = {name: array if array.ndim else array.item() for name, array in arrays.items()}
     try:
-        return fields | {name: json.loads(fields[name]) for name in json_fields}
-    except (TypeError, ValueError) as error:
+        fields = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+        return fields | {name: parse_json(fields[name]) for name in json_fields}
+    except ValueError as error:
         raise ValueError(f"{path} was made by another version ({error}); make it again") from error
 
 

@@ -5,31 +5,41 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bpflat.arguments import check_file_name
 from bpflat.flatness import local_energy
+from bpflat.layout import check_finite, check_layout
 from bpflat.provenance import git_revision, library_versions
+from bpflat.reading import parse_json
 from bpflat.storage import load_result, save_result
+from bpflat.tensor_files import load_tensors
 from figures.measure.statistics import Correlation, centred_ranks, correlate
 from training.deep import run
 from training.deep.images import load_images
 from training.deep.recipes import Recipe, as_plain
 from training.deep.schedules import Annealing
 from training.deep.trainer import DeepReport
+from training.deep.training import DeepTraining
 from training.models import make_model
 from training.result_file import require_same
 from training.workers import Task, carry_out
 
 KIND = "measured-network"
+LAYOUT = {
+    **dict.fromkeys(("name", "architecture", "setting", "versions", "git_revision"), "U"),
+    **dict.fromkeys(("dropout", "weight_decay", "train_error", "train_loss", "test_error"), "n"),
+    **dict.fromkeys(("batch", "n_train", "n_samples", "seed", "epochs"), "i"),
+    "fitted": "b",
+    **dict.fromkeys(("sigma", "delta_error", "std_error"), "f S"),
+}
 SIGMAS = (0.1, 0.2, 0.3, 0.5)
 N_SAMPLES = 64  # perturbations at each σ, as in Fig. 7
 NOISE = 0.5  # σ of the paper's figure
@@ -90,6 +100,13 @@ class Network:
     def deviation(self) -> NDArray[np.float64]:
         """Standard deviation of the error over perturbations, shape (S,)."""
         return self.std_error * np.sqrt(self.n_samples)
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        check_layout(vars(self), LAYOUT)
+        check_finite(vars(self), "sigma", "delta_error", "std_error")
+        check_file_name("name", self.name)
+        parse_json(self.setting)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
@@ -294,17 +311,18 @@ def train_missing(
     OSError
         When data are missing or `folder` cannot be written.
     """
-    tasks = []
+    trainings = {}
     for seed in range(seeds):
         for recipe in grid.recipes():
             path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
             if path.exists():
-                require_same(path, json.loads(Network.load(path).setting), setting)
+                require_same(path, parse_json(Network.load(path).setting), setting)
             else:
                 options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
-                tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
-    for task in carry_out(tasks, n_jobs=n_jobs):
-        shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
+                task = Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options))
+                trainings[task] = DeepTraining(recipe, options["scratch"], seed=seed)
+    for task in carry_out(trainings, n_jobs=n_jobs):
+        trainings[task].discard()
 
 
 def _setting(grid: Grid, recipe: Recipe, seed: int) -> dict:
@@ -337,7 +355,7 @@ def train_and_measure(
     options = {"n_train": grid.n_train, "stop_loss": grid.stop_loss, "evaluate_every": grid.epochs}
     done = run(recipe, scratch, data=data, seed=seed, device=device, progress=progress, **options)
     model = make_model(recipe.model, **recipe.model_options)
-    weights = torch.load(scratch / f"{recipe.name}-seed{seed}.pt", weights_only=True)
+    weights = load_tensors(scratch / f"{recipe.name}-seed{seed}.pt")
     model.load_state_dict(weights)
     images = load_images(recipe.data, data, n_train=grid.n_train)
     inputs = recipe.augmentation().plain(images.train_images, images.mean, images.std)

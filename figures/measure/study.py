@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bpflat
+from bpflat.layout import check_layout
 from bpflat.provenance import git_revision
+from bpflat.reading import parse_json
 from bpflat.storage import load_result, save_result
 from figures.measure.experiment import SAMPLINGS, on_each_draw
 from figures.measure.measures import problem_of
@@ -65,6 +67,16 @@ def reading_of(protocol: Protocol) -> str:
     raise ValueError(f"the study has no reading of {protocol.name} with the conventions of its default")
 
 
+LAYOUT = {
+    "reading": "U R",
+    "ended": "b R",
+    "epochs": "i R",
+    **dict.fromkeys(("train_error", "test_error", "test_error_balanced"), "f R"),
+    **dict.fromkeys(("phi_near", "phi_far", "delta_error", "overlap"), "f R"),
+    **dict.fromkeys(("configuration", "git_revision"), "U"),
+}
+
+
 @dataclass(frozen=True)
 class Draw:
     """Measures of the minima of every reading on one draw of the patterns, one entry a minimum.
@@ -102,6 +114,11 @@ class Draw:
     overlap: NDArray[np.float64]
     configuration: str
     git_revision: str
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        check_layout(vars(self), LAYOUT)
+        parse_json(self.configuration)
 
 
 def row_overlap(weights: NDArray) -> NDArray[np.float64]:
@@ -172,7 +189,7 @@ def _one_draw(
     path = results / f"{sampling}-{draw}.npz"
     if path.exists():
         found = load_result(path, "conventions", Draw)
-        require_same(path, json.loads(found.configuration), configuration)
+        require_same(path, parse_json(found.configuration), configuration)
         return found
     parts = [_measured(run(p, runs / f"{sampling}-{draw}", threads=1, **options)) for p in protocols]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

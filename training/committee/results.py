@@ -10,11 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.committee import fingerprint
+from bpflat.layout import check_distinct, check_finite, check_layout
 from bpflat.provenance import Provenance
+from bpflat.storage import damage_named
 from training.committee.protocols import Protocol, current_fields
 from training.result_file import load_record, save_record
 
 KIND = "trained-minima"
+LAYOUT = {
+    "weights": "f R K N",
+    **dict.fromkeys(("restart", "epochs"), "i R"),
+    **dict.fromkeys(("status", "reference"), "U R"),
+    **dict.fromkeys(("train_error", "train_loss", "test_error", "test_error_balanced", "distance"), "f R"),
+    "seed": "i",
+    **dict.fromkeys(("device", "git_revision"), "U"),
+}
 STOPPED = "stopped by its rule"
 CAPPED = "reached the cap"
 OVERSHOT = "its pull would pass 1"
@@ -93,11 +103,20 @@ class TrainedMinima:
         required = [name for name in names if name != "reference"]  # which is younger than some files
         stored = load_record(path, KIND, required, _JSON)
         fields = {name: stored[name] for name in names if name in stored}
-        try:
+        with damage_named(path):
             fields["protocol"] = Protocol(**current_fields(fields["protocol"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} was made by another version ({error}); make it again") from error
-        return cls(**fields)
+            minima = cls(**fields)
+            minima.check()
+        return minima
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        fields = vars(self)
+        check_layout(fields, LAYOUT if len(self.weights) else LAYOUT | {"weights": "f W K N"})
+        check_finite(fields, "weights", "train_error", "train_loss")
+        check_distinct(fields, "restart")
+        if not (isinstance(self.data, dict) and isinstance(self.versions, dict)):
+            raise ValueError("data and versions must be objects of JSON")
 
     @classmethod
     def joined(cls, parts: Sequence[TrainedMinima]) -> TrainedMinima:

@@ -10,10 +10,23 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.storage import atomic_write
+from bpflat.layout import check_finite, check_layout
+from bpflat.storage import atomic_write, damage_named
 from training.result_file import load_record, save_record
 
 KIND = "deep-run"
+LAYOUT = {
+    **dict.fromkeys(("row", "column", "device", "git_revision"), "U"),
+    **dict.fromkeys(("seed", "epochs", "n_train", "n_test", "n_parameters"), "i"),
+    **dict.fromkeys(("epochs_scale", "train_loss", "train_error", "test_loss", "test_error", "gamma0"), "n"),
+}
+FLATNESS_LAYOUT = {
+    "epoch": "i E",
+    "sigma": "f S",
+    **dict.fromkeys(("delta_error", "std_error"), "f E S"),
+    **dict.fromkeys(("train_loss", "train_error", "test_error"), "f E"),
+    "n_samples": "i",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +172,23 @@ class DeepRun:
         """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
         stored = load_record(path, KIND, _FIELDS, _JSON)
         fields = {name: stored[name] for name in _FIELDS}
-        if _PREFIX + "epoch" in stored:
-            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
-        return cls(**fields)
+        with damage_named(path):
+            if _PREFIX + "epoch" in stored:
+                fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
+            run = cls(**fields)
+            run.check()
+        return run
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        check_layout(vars(self), LAYOUT)
+        if self.curves.shape != (self.epochs, len(METRICS)) and self.epochs:  # none are an array without columns
+            raise ValueError(f"curves must have shape ({self.epochs}, {len(METRICS)}), not {self.curves.shape}")
+        if not (isinstance(self.configuration, dict) and isinstance(self.versions, dict)):
+            raise ValueError("configuration and versions must be objects of JSON")
+        if self.flatness is not None:
+            check_layout(vars(self.flatness), FLATNESS_LAYOUT)
+            check_finite(vars(self.flatness), "sigma")
 
     def summary(self) -> str:
         """One line for people."""
