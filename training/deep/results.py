@@ -186,6 +186,8 @@ class DeepRun:
             raise ValueError(f"curves must have shape ({self.epochs}, {len(METRICS)}), not {self.curves.shape}")
         if not (isinstance(self.configuration, dict) and isinstance(self.versions, dict)):
             raise ValueError("configuration and versions must be objects of JSON")
+        if not isinstance(self.configuration.get("recipe"), dict) or "model" not in self.configuration["recipe"]:
+            raise ValueError("configuration must hold a recipe with its model")
         if self.flatness is not None:
             check_layout(vars(self.flatness), FLATNESS_LAYOUT)
             check_finite(vars(self.flatness), "sigma")
