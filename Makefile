@@ -29,7 +29,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig1 --preset paper --results figures/results/fig1-paper
 	$(BIN)/python -m figures.fig6 --preset paper --results figures/results/fig6-paper
 	$(BIN)/python -m figures.estimators
-	$(BIN)/python -m figures.conventions --draws 4
+	$(BIN)/python -m figures.conventions
 	$(BIN)/python -m figures.draws
 	$(BIN)/python -m figures.published_resnets
 	$(BIN)/python -m figures.table1 --results figures/results/table1
@@ -41,7 +41,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-fuzz: $(VENV)/.installed-test  ## damage and make up files, and wrong command lines, by the thousand (minutes)
+fuzz: $(VENV)/.installed-test  ## try every damaged or made-up file and wrong command line, not a sample (hours)
 	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.installed-test  ## check style, formatting and types

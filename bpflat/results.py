@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
 from bpflat.layout import check_finite
-from bpflat.provenance import Provenance
 from bpflat.storage import StoredResult
 
 if TYPE_CHECKING:
@@ -20,22 +20,27 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-class _Curves(StoredResult):
+def _check_references(fields: Mapping[str, Any]) -> None:
+    """Raise a ValueError where the errors of the references are not finite, or their names are not one for each."""
+    check_finite(fields, "train_error")
+    if np.ndim(fields["reference"]) and np.shape(fields["reference"]) != np.shape(fields["train_error"]):
+        raise ValueError("reference must be one text, or one for each reference")
+
+
+def _check_together(fields: Mapping[str, Any], *names: str) -> None:
+    """Raise a ValueError where some of these fields are there and others not."""
+    if len({fields[name] is None for name in names}) > 1:
+        raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must all be there, or none")
+
+
+class Curves(StoredResult, ABC):
     """Base of results that are curves with standard errors, one a reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
 
-    def check(self) -> None:
-        """Raise a ValueError, which names the field, where a field is not what the class says."""
-        super().check()
-        fields = vars(self)
-        check_finite(fields, "sigma", "train_error")
-        if np.ndim(fields["reference"]) and np.shape(fields["reference"]) != np.shape(fields["train_error"]):
-            raise ValueError("reference must be one text, or one for each reference")
-
+    @abstractmethod
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
-        raise NotImplementedError
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw one curve a reference, with standard errors where there are some.
@@ -63,8 +68,9 @@ class _Curves(StoredResult):
         axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
         return axes
 
+    @abstractmethod
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Draw one of the curves."""
 
 
 def _new_axes() -> Axes:
@@ -74,7 +80,34 @@ def _new_axes() -> Axes:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEntropyCurve(_Curves):
+class Cumulants:
+    """The cumulant generating function ``log ⟨e^{-β E(w')}⟩`` of the number of training errors under the prior.
+
+    It leads from the local energy to the local entropy: its slope at β = 0 is -⟨E⟩, that is ``-P (δE + E_train)``, and
+    as β → ∞ it tends to ``log P(E = 0)``, for a reference without errors the log Z of eq. 3.  All of it counts errors
+    and nats in total, not per pattern or weight.
+
+    Attributes
+    ----------
+    beta : ndarray, shape (B,)
+        Costs β ≥ 0 of an error, rising.
+    log_mean_exp : ndarray, shape (S, B) or (R, S, B)
+        ``log ⟨e^{-βE}⟩`` in nats, a row for each width of the prior; NaN where not converged.
+    std_error : ndarray, shape (S, B) or (R, S, B)
+        Standard error of `log_mean_exp`; NaN for methods that do not sample.
+    mean_errors : ndarray, shape (S, B) or (R, S, B)
+        ``⟨E⟩_β``, the mean number of errors of weights w' that weigh ``e^{-βE}``: minus the slope of `log_mean_exp`, by
+        "bp" to O(1/N).
+    """
+
+    beta: NDArray[np.float64]
+    log_mean_exp: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    mean_errors: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEntropyCurve(Curves):
     """Local entropy around one reference or R of them, one entry a point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
@@ -101,6 +134,14 @@ class LocalEntropyCurve(_Curves):
         Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
+    scale : str
+        Scales s of the prior: "isotropic", "multiplicative" (s = |w|), or "given" as an array.
+    n_weights : int or ndarray of int, shape (R,), optional
+        Perturbed weights n, those with s > 0; None in files of version 0.1.
+    betas : ndarray, shape (B,), optional
+        Costs of an error at which the curve holds the cumulant generating function: what `cumulants` returns, as are
+        the next three.
+    log_mean_exp, log_mean_exp_error, mean_errors : ndarray, shape (D, B) or (R, D, B), optional
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
     """
@@ -111,8 +152,11 @@ class LocalEntropyCurve(_Curves):
         "converged": "b R? D",
         "n_iter": "i R? D",
         "train_error": "n R?",
-        "method": "U",
+        **dict.fromkeys(("method", "scale"), "U"),
         "reference": "U Q?",
+        "n_weights": "i R?",
+        "betas": "f B",
+        **dict.fromkeys(("log_mean_exp", "log_mean_exp_error", "mean_errors"), "f R? D B"),
     }
     _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
@@ -127,7 +171,31 @@ class LocalEntropyCurve(_Curves):
     method: str
     beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
-    provenance: Provenance = field(default=Provenance(), compare=False)
+    scale: str = "isotropic"
+    n_weights: int | NDArray[np.int64] | None = None
+    betas: NDArray[np.float64] | None = None
+    log_mean_exp: NDArray[np.float64] | None = None
+    log_mean_exp_error: NDArray[np.float64] | None = None
+    mean_errors: NDArray[np.float64] | None = None
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        _check_references(vars(self))
+        _check_together(vars(self), "betas", "log_mean_exp", "log_mean_exp_error", "mean_errors")
+
+    def cumulants(self) -> Cumulants:
+        """Return the cumulant generating function ``log ⟨e^{-βE}⟩``, where it was measured too.
+
+        Raises
+        ------
+        ValueError
+            When the curve does not hold it.
+        """
+        held = self.betas, self.log_mean_exp, self.log_mean_exp_error, self.mean_errors
+        if any(array is None for array in held):
+            raise ValueError("the curve holds no cumulants; measure it with betas, the costs at which they are wanted")
+        return Cumulants(*held)  # type: ignore[arg-type]
 
     @property
     def measure(self) -> str:
@@ -149,7 +217,7 @@ class LocalEntropyCurve(_Curves):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEnergyProfile(_Curves):
+class LocalEnergyProfile(Curves):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
     Attributes
@@ -197,13 +265,13 @@ class LocalEnergyProfile(_Curves):
     train_loss: float | None = None
     delta_loss: NDArray[np.float64] | None = None
     loss_std_error: NDArray[np.float64] | None = None
-    provenance: Provenance = field(default=Provenance(), compare=False)
 
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""
         super().check()
-        if len({value is None for value in (self.train_loss, self.delta_loss, self.loss_std_error)}) > 1:
-            raise ValueError("train_loss, delta_loss and loss_std_error must all be there, or none")
+        _check_references(vars(self))
+        check_finite(vars(self), "sigma")
+        _check_together(vars(self), "train_loss", "delta_loss", "loss_std_error")
 
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):

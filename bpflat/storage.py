@@ -9,22 +9,21 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_path
 from bpflat.layout import check_layout
+from bpflat.locks import locked
 from bpflat.provenance import Provenance
 from bpflat.reading import open_regular, read_arrays, reason, seal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Result = TypeVar("Result")
 
 
 def target(path: str | os.PathLike[str]) -> Path:
@@ -104,8 +103,7 @@ def _new_temporary(final: Path) -> tuple[Path, int]:
     while True:
         temporary = final.with_name(f".{final.name}.bpflat-{os.getpid()}-{secrets.token_hex(4)}.part")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        _lock(descriptor, wait=True)
-        if os.fstat(descriptor).st_nlink:  # else `discard_temporaries` came before the lock
+        if locked(descriptor, temporary):  # else `discard_temporaries` came before the lock
             return temporary, descriptor
         os.close(descriptor)
 
@@ -120,21 +118,10 @@ def discard_temporaries(folder: str | os.PathLike[str], names: str) -> None:
         for path in [path for path in Path(folder).iterdir() if temporaries.fullmatch(path.name)]:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                if _lock(descriptor, wait=False):
+                if locked(descriptor, path, where_none_can=False):
                     os.unlink(path)
             finally:
                 os.close(descriptor)
-
-
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether this process alone now holds the open file, until it is closed or the process ends."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # held by another process, or a file system without locks
-        return False
-    return True
 
 
 def save_npz(path: str | os.PathLike[str], kind: str, **values: object) -> None:
@@ -211,53 +198,21 @@ def load_npz(path: str | os.PathLike[str], kind: str, names: tuple[str, ...] = (
     return arrays
 
 
-def save_result(path: str | os.PathLike[str], kind: str, result: Any) -> None:
-    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it.
-
-    A `Provenance` is written as JSON.
-    """
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    plain = {name: value.to_json() if isinstance(value, Provenance) else value for name, value in values.items()}
-    save_npz(path, kind, **{name: value for name, value in plain.items() if value is not None})
-
-
-def load_result(path: str | os.PathLike[str], kind: str, cls: type[Result]) -> Result:
-    """Read what `save_result` wrote; fields that are not there keep their default.
-
-    Raises what `load_npz` raises: fields without a default must be there.  Where the class has a method `check`, what
-    it raises is a damage too.
-    """
-    of_class = fields(cls)  # type: ignore[arg-type]
-    arrays = load_npz(path, kind, tuple(field.name for field in of_class if _is_required(field)))
-    known = {field.name: arrays[field.name] for field in of_class if field.name in arrays}
-    with damage_named(path):
-        values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in known.items()}
-        if "provenance" in values:
-            values["provenance"] = Provenance.from_json(values["provenance"])
-        result = cls(**values)
-        if hasattr(result, "check"):
-            result.check()
-    return result
-
-
 @contextlib.contextmanager
 def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn whatever goes wrong while the content of a file is interpreted into a ValueError that names the file."""
     try:
         yield
     except Exception as error:  # what was made up shows as nearly anything
-        raise ValueError(f"{path} is damaged: {reason(error)}; delete it and make it again") from error
+        raise ValueError(f"{path} is damaged or was made by another version: {reason(error)}; make it again") from error
 
 
-def _is_required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
+@dataclass(frozen=True, eq=False)
 class StoredResult:
     """Base of results that are frozen dataclasses of arrays, numbers and text: files and comparison.
 
-    Two results are equal if they are of one class and hold the same numbers and text, NaN being equal to NaN;
-    fields declared with ``compare=False``, such as the provenance, do not count.
+    Two results are equal if they are of one class and their files would hold the same numbers and text, NaN being equal
+    to NaN; the provenance does not count.
 
     Attributes
     ----------
@@ -265,10 +220,14 @@ class StoredResult:
         Mark of the files of a class.
     layout : mapping
         Kinds and shapes of its fields, see `bpflat.layout.check_layout`.
+    provenance : Provenance
+        Versions and revision that the result was made with.
     """
 
     kind: ClassVar[str]
     layout: ClassVar[Mapping[str, str]] = {}
+
+    provenance: Provenance = field(default=Provenance(), kw_only=True)
 
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says.
@@ -292,7 +251,7 @@ class StoredResult:
         ValueError
             When `path` cannot be the name of a file.
         """
-        save_result(path, self.kind, self)
+        save_npz(path, self.kind, **self._stored(), provenance=self.provenance.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -305,15 +264,35 @@ class StoredResult:
         ValueError
             When the file is truncated, corrupted or of another kind, or a field is not what the class says.
         """
-        return load_result(path, cls.kind, cls)
+        arrays = load_npz(path, cls.kind, tuple(field.name for field in fields(cls) if _is_required(field)))
+        stored = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+        with damage_named(path):
+            result = cls(**cls._restored(stored), provenance=Provenance.stored_in(stored))
+            result.check()
+        return result
+
+    def _stored(self) -> dict[str, Any]:
+        """Arrays, numbers and text that a file holds beside the provenance: all fields that are not None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "provenance"}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Fields that a file gives, without the provenance; those that it lacks keep their default."""
+        names = {field.name for field in fields(cls)} - {"provenance"}
+        return {name: value for name, value in stored.items() if name in names}
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
+        if not isinstance(other, StoredResult) or type(other) is not type(self):
             return NotImplemented
-        compared = (field.name for field in fields(self) if field.compare)  # type: ignore[arg-type]
-        return all(_equal(getattr(self, name), getattr(other, name)) for name in compared)
+        mine, others = self._stored(), other._stored()
+        return mine.keys() == others.keys() and all(_equal(mine[name], others[name]) for name in mine)
 
     __hash__ = None  # type: ignore[assignment]  # as of arrays
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _equal(value: object, other: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from bpflat.arguments import check_scalar
+from bpflat.provenance import Provenance
 from bpflat.reading import parse_json
-from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
+from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.published.pgdl import ModelRecord, load_model, read_records
 from training.published.tfrecords import read_images
 from training.result_file import require_same
@@ -64,7 +66,7 @@ def measure_missing(
     Parameters
     ----------
     task : Path
-        With ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
+        Folder with ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
     folder : Path
         Place of the results.
     architecture : Architecture
@@ -79,7 +81,7 @@ def measure_missing(
     ValueError
         No such models, hyper-parameters that have other names, results of another setting, damaged files.
     FileNotFoundError, ImportError
-        As `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
+        See `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
     """
     n_such, images = 0, None
     for record in read_records(task):
@@ -107,7 +109,8 @@ def measure_missing(
             test_error=record.test_error,
             fitted=profile["train_loss"] < stop_loss,
             **profile,
-            **provenance(setting),
+            setting=json.dumps(setting),
+            provenance=Provenance.here(),
         ).save(path)
     if not n_such:
         raise ValueError(f"{task} has no models of {architecture}")

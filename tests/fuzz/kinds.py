@@ -15,8 +15,9 @@ from torch import nn
 
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
 from bpflat.flatness.files import read_data
-from bpflat.storage import load_result, read_npz, save_result
+from bpflat.storage import read_npz
 from bpflat.tensor_files import load_tensors, save_tensors
+from bpflat.theory.results import TheoryCurve, Volume
 from data.builder import reduced_fashion_mnist as builder
 from figures.measure.networks import Network
 from figures.measure.study import Draw
@@ -55,6 +56,19 @@ def curve() -> LocalEntropyCurve:
     return LocalEntropyCurve(*numbers, NUMBERS[:, 0], "bp", np.full((2, 5), np.inf), np.array(["a", "b"]))
 
 
+def curve_with_cumulants() -> LocalEntropyCurve:
+    numbers = dict.fromkeys(("log_mean_exp", "log_mean_exp_error", "mean_errors"), RNG.normal(size=(2, 5, 3)))
+    return dataclasses.replace(curve(), n_weights=np.array([21, 20]), betas=np.arange(3.0), **numbers)
+
+
+def theory_curve() -> TheoryCurve:
+    return TheoryCurve(*NUMBERS[[0, 0, 0, 0, 0, 0]], NUMBERS[0] > 0, 0.5, "real", "typical", "perceptron", 0.0, 0.0)
+
+
+def volume() -> Volume:
+    return Volume(*NUMBERS[[0, 0, 0, 0, 0, 0]], NUMBERS[0] > 0, "real", "random", "perceptron", 0.0)
+
+
 def profile() -> LocalEnergyProfile:
     return LocalEnergyProfile(np.arange(5.0), NUMBERS[0], NUMBERS[1], 0.1, 20, "a", 0.2, NUMBERS[0], NUMBERS[1])
 
@@ -66,7 +80,7 @@ def minima() -> TrainedMinima:
 def draw() -> Draw:
     names = ("train_error", "test_error", "test_error_balanced", "phi_near", "phi_far", "delta_error", "overlap")
     numbers = dict.fromkeys(names, NUMBERS[0])
-    return Draw(np.array(list("abcde")), NUMBERS[0] > 0, np.arange(5), **numbers, configuration="{}", git_revision="a")
+    return Draw(np.array(list("abcde")), NUMBERS[0] > 0, np.arange(5), **numbers, configuration="{}")
 
 
 def state() -> State:
@@ -85,10 +99,6 @@ def read_state(path: Path) -> list:
     load_state(path, {"seed": 0}, fresh)
     momenta = [list(entry.values()) for entry in fresh.optimizer.state_dict()["state"].values()]
     return [fresh.models[0].state_dict(), momenta, fresh.epoch, fresh.gamma0, fresh.curves]
-
-
-def read_draw(path: Path) -> Draw:
-    return load_result(path, "conventions", Draw)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -146,11 +156,14 @@ def write_records_of_noise(path: Path) -> None:
 
 KINDS = [
     Kind("curve.npz", lambda path: curve().save(path), LocalEntropyCurve.load),
+    Kind("cumulants.npz", lambda path: curve_with_cumulants().save(path), LocalEntropyCurve.load),
+    Kind("theory.npz", lambda path: theory_curve().save(path), TheoryCurve.load),
+    Kind("volume.npz", lambda path: volume().save(path), Volume.load),
     Kind("profile.npz", lambda path: profile().save(path), LocalEnergyProfile.load),
     Kind("minima.npz", lambda path: minima().save(path), TrainedMinima.load),
     Kind("run.npz", lambda path: saved(path.parent, "baseline", 0, [0.5, 0.25]).save(path), DeepRun.load),
     Kind("network.npz", lambda path: network().save(path), Network.load),
-    Kind("draw.npz", lambda path: save_result(path, "conventions", draw()), read_draw),
+    Kind("draw.npz", lambda path: draw().save(path), Draw.load),
     Kind("checkpoint.npz", write_checkpoint, read_checkpoint),
     Kind("checkpoint.pt", lambda path: save_state(path, {"seed": 0}, state()), read_state),
     Kind("sealed.pt", lambda path: save_tensors(path, nn.Linear(9, 9).state_dict()), load_tensors),

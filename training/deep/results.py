@@ -5,28 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
+import math
 import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.layout import check_finite, check_layout
-from bpflat.storage import atomic_write, damage_named
-from training.result_file import load_record, save_record
-
-KIND = "deep-run"
-LAYOUT = {
-    **dict.fromkeys(("row", "column", "device", "git_revision"), "U"),
-    **dict.fromkeys(("seed", "epochs", "n_train", "n_test", "n_parameters"), "i"),
-    **dict.fromkeys(("epochs_scale", "train_loss", "train_error", "test_loss", "test_error", "gamma0"), "n"),
-}
-FLATNESS_LAYOUT = {
-    "epoch": "i E",
-    "sigma": "f S",
-    **dict.fromkeys(("delta_error", "std_error"), "f E S"),
-    **dict.fromkeys(("train_loss", "train_error", "test_error"), "f E"),
-    "n_samples": "i",
-}
+from bpflat.storage import StoredResult, atomic_write
+from training.result_file import json_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +39,9 @@ class EpochMetrics:
         d(w', w) of eSGD, the mean of d(w^a, w̄) of rSGD (eq. 2), after the epoch; NaN for the baseline.
     images_per_second : float
         Trained on, of all replicas together, evaluation not counted.
+    seconds : float
+        Wall time since the epoch before ended, or since the run was resumed there: training, evaluation, local energy
+        and files.  NaN in runs that were stored before it was kept.
     """
 
     epoch: int
@@ -61,6 +54,7 @@ class EpochMetrics:
     test_error: float
     distance: float
     images_per_second: float
+    seconds: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +75,14 @@ class FlatnessHistory:
         Draws at each σ.
     """
 
+    layout: ClassVar[Mapping[str, str]] = {
+        "epoch": "i E",
+        "sigma": "f S",
+        **dict.fromkeys(("delta_error", "std_error"), "f E S"),
+        **dict.fromkeys(("train_loss", "train_error", "test_error"), "f E"),
+        "n_samples": "i",
+    }
+
     epoch: NDArray[np.int64]
     sigma: NDArray[np.float64]
     delta_error: NDArray[np.float64]
@@ -92,6 +94,7 @@ class FlatnessHistory:
 
 
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
+_FEWEST_METRICS = sum(field.default is dataclasses.MISSING for field in dataclasses.fields(EpochMetrics))
 
 
 def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
@@ -105,7 +108,7 @@ def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DeepRun:
+class DeepRun(StoredResult):
     """One training of one recipe.
 
     Attributes
@@ -130,11 +133,18 @@ class DeepRun:
     configuration : dict
         The resolved recipe and everything else that decides the result.
     device : str
-    versions : dict
-    git_revision : str
     flatness : FlatnessHistory, optional
         Where it was asked for.
+    provenance : Provenance
+        Versions and revision that trained it.
     """
+
+    kind = "deep-run"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("row", "column", "device"), "U"),
+        **dict.fromkeys(("seed", "epochs", "n_train", "n_test", "n_parameters"), "i"),
+        **dict.fromkeys(("epochs_scale", "train_loss", "train_error", "test_loss", "test_error", "gamma0"), "n"),
+    }
 
     row: str
     column: str
@@ -152,44 +162,51 @@ class DeepRun:
     curves: NDArray[np.float64]
     configuration: dict
     device: str
-    versions: dict
-    git_revision: str
     flatness: FlatnessHistory | None = None
 
     def curve(self, name: str) -> NDArray[np.float64]:
-        """One column of the curves, by its name in `METRICS`."""
-        return self.curves[:, METRICS.index(name)]
+        """One column of the curves, by its name in `METRICS`; NaN where the file is older than it."""
+        column, (epochs, columns) = METRICS.index(name), self.curves.shape
+        return self.curves[:, column] if column < columns else np.full(epochs, np.nan)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        fields = {name: getattr(self, name) for name in _FIELDS}
-        if self.flatness is not None:
-            fields |= {_PREFIX + name: getattr(self.flatness, name) for name in _FLATNESS_FIELDS}
-        save_record(path, KIND, fields, _JSON)
+    @property
+    def wall_time(self) -> float:
+        """Seconds that the epochs took, over all interruptions; NaN where the file does not say.
+
+        Epochs that were lost with a process and run again count once, the time between two processes not at all.
+        """
+        return float(self.curve("seconds").sum())
+
+    @property
+    def training_time(self) -> float:
+        """Seconds that the minibatches took, without evaluation: known of every run."""
+        images = self.n_train * np.diff(self.curve("passes"), prepend=0.0)
+        return float((images / self.curve("images_per_second")).sum())
+
+    def _stored(self) -> dict[str, Any]:
+        stored = super()._stored() | {"configuration": json.dumps(self.configuration)}
+        flatness = stored.pop("flatness", None)
+        return stored | ({} if flatness is None else {_PREFIX + name: getattr(flatness, name) for name in _FLATNESS})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> DeepRun:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        stored = load_record(path, KIND, _FIELDS, _JSON)
-        fields = {name: stored[name] for name in _FIELDS}
-        with damage_named(path):
-            if _PREFIX + "epoch" in stored:
-                fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
-            run = cls(**fields)
-            run.check()
-        return run
+    def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        fields = super()._restored(stored) | {"configuration": json_object(stored["configuration"])}
+        if _PREFIX + "epoch" in stored:
+            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS})
+        return fields
 
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""
-        check_layout(vars(self), LAYOUT)
-        if self.curves.shape != (self.epochs, len(METRICS)) and self.epochs:  # none are an array without columns
-            raise ValueError(f"curves must have shape ({self.epochs}, {len(METRICS)}), not {self.curves.shape}")
-        if not (isinstance(self.configuration, dict) and isinstance(self.versions, dict)):
-            raise ValueError("configuration and versions must be objects of JSON")
+        super().check()
+        columns = range(_FEWEST_METRICS, len(METRICS) + 1)  # the last are younger than some files
+        if self.epochs and not (np.ndim(self.curves) == 2 and len(self.curves) == self.epochs):
+            raise ValueError(f"curves must have {self.epochs} lines, not shape {np.shape(self.curves)}")
+        if self.epochs and self.curves.shape[1] not in columns:
+            raise ValueError(f"curves must have {len(METRICS)} columns, not {self.curves.shape[1]}")
         if not isinstance(self.configuration.get("recipe"), dict) or "model" not in self.configuration["recipe"]:
             raise ValueError("configuration must hold a recipe with its model")
         if self.flatness is not None:
-            check_layout(vars(self.flatness), FLATNESS_LAYOUT)
+            check_layout(vars(self.flatness), self.flatness.layout)
             check_finite(vars(self.flatness), "sigma")
 
     def summary(self) -> str:
@@ -200,7 +217,5 @@ class DeepRun:
         )
 
 
-_JSON = ("configuration", "versions")
 _PREFIX = "flatness_"
-_FIELDS = tuple(field.name for field in dataclasses.fields(DeepRun) if field.name != "flatness")
-_FLATNESS_FIELDS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))
+_FLATNESS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))
