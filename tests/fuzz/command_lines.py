@@ -83,8 +83,10 @@ def mains() -> dict[str, Main]:
         module, stem = importlib.import_module(name), name.rpartition(".")[2]
         if stem in ("fig1", "fig6"):
             own[name] = partial(program.main, getattr(module, stem.upper()))
-        else:
+        elif hasattr(module, "make"):
             own[name] = partial(program.run_program, stem, module.__doc__, module.add_options, module.make)
+        else:
+            own[name] = module.main
     return own | {name: partial(_bpflat, name.split()[1]) for name in LINES if name.startswith("bpflat ")}
 
 
