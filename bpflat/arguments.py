@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import re
 import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -367,6 +368,13 @@ def check_path(name: str, value: str | os.PathLike) -> str | os.PathLike:
     """Return `value` if it can name a file; a number would be one that is open already."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fsdecode(value):
         raise ValueError(f"{name} must be the name of a file, not {shown(value)}")
+    return value
+
+
+def check_file_name(name: str, value: str) -> str:
+    """Return `value` if it can be part of the name of a file and leads to no other folder."""
+    if not isinstance(value, str) or not re.fullmatch(r"(?!\.)[^/\\\0-\x1f]{1,200}", value):
+        raise ValueError(f"{name} must be a name without folders, not {shown(value)}")
     return value
 
 

@@ -18,7 +18,8 @@ from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
 from bpflat.programs import run_command
 from bpflat.provenance import Provenance
-from bpflat.storage import read_npz
+from bpflat.reading import parse_json
+from bpflat.storage import atomic_write, read_npz, target
 
 WEIGHTS_HELP = """\
 WEIGHTS.npz holds an array `weights` of shape (K, N) or (R, K, N), K odd; made for instance by
@@ -115,7 +116,7 @@ def _flatness_options(commands) -> None:
     )
     flatness.add_argument("factory", metavar="MODULE:FACTORY")
     flatness.add_argument("--path", type=Path, metavar="FOLDER", help="where modules are that are not installed")
-    flatness.add_argument("--model-options", type=json_value, default={}, metavar="JSON", help="keyword arguments")
+    flatness.add_argument("--model-options", type=parse_json, default={}, metavar="JSON", help="keyword arguments")
     flatness.add_argument("--weights", type=Path, metavar="FILE", help="(default: as the factory makes them)")
     flatness.add_argument("--data", type=Path, required=True, metavar="FILE_OR_DIR")
     flatness.add_argument("--transform", metavar="MODULE:NAME", help="of PIL images (default: to a tensor in [0, 1])")
@@ -138,14 +139,6 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
 
 
-def json_value(text: str) -> Any:
-    """Value of a text in JSON; raises ValueError for any other text."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
 def _output_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--plot", type=Path, metavar="PICTURE", help="draw to .png, .pdf or .svg")
@@ -159,6 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _answer(arguments: argparse.Namespace) -> None:
     """Measure or read what the arguments ask for; store, draw and print it."""
     actions = {"info": lambda a: _read(a.result), "flatness": _measure_model}
+    for path in filter(None, (getattr(arguments, "out", None), arguments.plot)):
+        target(path)  # before hours of work
     result = actions.get(arguments.command, _measure)(arguments)
     if getattr(arguments, "out", None):
         result.save(arguments.out)
@@ -254,7 +249,7 @@ def _problem(arguments: argparse.Namespace):
 def _draw_of(stored: dict[str, np.ndarray]) -> dict:
     """What minima know of the patterns that they were trained on; nothing where `data` is something else."""
     try:
-        drawn = json.loads(str(stored.get("data", "")))
+        drawn = parse_json(str(stored.get("data", "")))
     except ValueError:
         return {}
     return drawn if isinstance(drawn, dict) else {}
@@ -315,7 +310,6 @@ def _plot(result, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from bpflat.storage import atomic_write
 
     axes = result.plot()
     with atomic_write(path) as file:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_count, check_flag
+from bpflat.reading import MODEST, read_arrays, read_bytes
 
 FILE_NAME = "reduced_fashion_mnist.npz"
 SHA256 = "85840e74ade318e16f5213a9568ad2e6c9b1c1b48bf80a7c04f1b8da2da8fb24"
@@ -154,11 +155,10 @@ def _read_data_file() -> dict[str, NDArray[Any]]:
             f"no data file at {candidates[0]} nor {candidates[1]}; install bpflat again, or make the file "
             "again with `make data` in a checkout"
         )
-    content = path.read_bytes()
+    content = read_bytes(path, MODEST)
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ValueError(
             f"{path} is damaged ({len(content)} bytes, whose SHA-256 is not the published one); install "
             "bpflat again, or make the file again with `make data` in a checkout"
         )
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    return read_arrays(io.BytesIO(content))

@@ -19,22 +19,23 @@ _NAMED_SECONDS = 1  # within which who has a lock writes its name into it
 _LONGEST_NAME = 1000
 
 
-def locked(descriptor: int, path: str | os.PathLike[str]) -> bool:
+def locked(descriptor: int, path: str | os.PathLike[str], *, where_none_can: bool = True) -> bool:
     """Lock the open file at `path` for as long as it is open.
 
     Returns
     -------
     bool
-        False where somebody else has the lock, or has deleted the file meanwhile.
+        False where somebody else has the lock, or has deleted the file meanwhile; `where_none_can` on systems and disks
+        without locks.
     """
     if not CAN_LOCK:
-        return True
+        return where_none_can
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a disk without locks
-        return True
+        return where_none_can
     return _is_at(descriptor, path)
 
 

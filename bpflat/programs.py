@@ -12,6 +12,8 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 
+from bpflat.reading import reason
+
 _REPEATED_SECONDS = 5  # a second signal so soon is the same wish, and must not disturb the clearing up
 _SPELLINGS = {"×": "x", "±": "+-", "→": "->", "−": "-", "–": "-", "—": "--", "≥": ">=", "≤": "<=", "≠": "!=", "·": "*"}
 
@@ -53,7 +55,7 @@ def run_command(
             _refuse_dashes_as_values(parser, sys.argv[1:] if argv is None else argv)
             action(parser.parse_args(argv))
         except mendable as error:
-            print(f"{prefix}: {str(error) or type(error).__name__}", file=sys.stderr)
+            print(f"{prefix}: {reason(error)}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interruption:
             print("; ".join(filter(None, ["interrupted", str(interruption), resume])), file=sys.stderr)

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bpflat.reading import parse_json
+
 UNKNOWN = "unknown"
 _LIBRARIES = ("bpflat", "numpy", "torch")
 
@@ -67,7 +69,7 @@ class Provenance:
     def from_json(cls, text: str) -> Provenance:
         """Provenance of a text that `to_json` wrote; raises ValueError for any other text."""
         try:
-            record = json.loads(text)
+            record = parse_json(text)
             versions = {str(name): str(version) for name, version in record["versions"].items()}
             return cls(versions, str(record["git_revision"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:

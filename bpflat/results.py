@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,12 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
+from bpflat.layout import check_finite
 from bpflat.storage import StoredResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Floats = NDArray[np.float64]
+
+
+def _check_references(fields: Mapping[str, Any]) -> None:
+    """Raise a ValueError where the errors of the references are not finite, or their names are not one for each."""
+    check_finite(fields, "train_error")
+    if np.ndim(fields["reference"]) and np.shape(fields["reference"]) != np.shape(fields["train_error"]):
+        raise ValueError("reference must be one text, or one for each reference")
+
+
+def _check_together(fields: Mapping[str, Any], *names: str) -> None:
+    """Raise a ValueError where some of these fields are there and others not."""
+    if len({fields[name] is None for name in names}) > 1:
+        raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must all be there, or none")
 
 
 class Curves(StoredResult, ABC):
@@ -147,6 +161,17 @@ class LocalEntropyCurve(Curves):
     """
 
     kind = "local-entropy"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("delta", "distance", "log_z", "phi", "std_error", "beta"), "f R? D"),
+        "converged": "b R? D",
+        "n_iter": "i R? D",
+        "train_error": "n R?",
+        **dict.fromkeys(("method", "scale"), "U"),
+        "reference": "U Q?",
+        "n_weights": "i R?",
+        "betas": "f B",
+        **dict.fromkeys(("log_mean_exp", "log_mean_exp_error", "mean_errors"), "f R? D B"),
+    }
     _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     delta: NDArray[np.float64]
@@ -166,6 +191,12 @@ class LocalEntropyCurve(Curves):
     log_mean_exp: NDArray[np.float64] | None = None
     log_mean_exp_error: NDArray[np.float64] | None = None
     mean_errors: NDArray[np.float64] | None = None
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        _check_references(vars(self))
+        _check_together(vars(self), "betas", "log_mean_exp", "log_mean_exp_error", "mean_errors")
 
     def cumulants(self) -> Cumulants:
         """Return the cumulant generating function ``log ⟨e^{-βE}⟩``, where it was measured too.
@@ -242,6 +273,13 @@ class LocalEnergyProfile(Curves):
     """
 
     kind = "local-energy"
+    layout: ClassVar[Mapping[str, str]] = {
+        "sigma": "f S",
+        **dict.fromkeys(("delta_error", "std_error", "delta_loss", "loss_std_error"), "f R? S"),
+        **dict.fromkeys(("train_error", "train_loss"), "n R?"),
+        "n_samples": "i S?",
+        "reference": "U Q?",
+    }
     _labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
 
     sigma: NDArray[np.float64]
@@ -253,6 +291,13 @@ class LocalEnergyProfile(Curves):
     train_loss: float | None = None
     delta_loss: NDArray[np.float64] | None = None
     loss_std_error: NDArray[np.float64] | None = None
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        _check_references(vars(self))
+        check_finite(vars(self), "sigma")
+        _check_together(vars(self), "train_loss", "delta_loss", "loss_std_error")
 
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):

@@ -20,7 +20,7 @@ from figures.measure.experiment import Preset, collect
 from figures.measure.profiles import load_profiles
 from training.committee.protocols import Protocol
 from training.deep.recipes import RECIPES
-from training.workers import SweepError, add_worker_options, tidy, workers_from
+from training.workers import SweepError, add_worker_options, workers_from
 
 EXPECTED = (ImportError, FloatingPointError, SweepError)
 """Errors that a user can mend, beside those of every program; anything else is a fault of the program."""
@@ -54,7 +54,6 @@ class Output:
         paths.append(save_table(self.table, self.folder, name))
         if self.text:
             paths.append(save_text(self.text, self.folder / f"{name}.md"))
-        tidy(paths)
         return paths
 
 

@@ -6,12 +6,15 @@ import json
 import os
 from typing import Any
 
+from bpflat.arguments import shown
+from bpflat.reading import parse_json
+
 
 def json_object(text: str) -> dict[str, Any]:
     """Object that a field of a stored result holds as JSON; ValueError for any other text."""
-    value = json.loads(text)
+    value = parse_json(text)
     if not isinstance(value, dict):
-        raise ValueError(f"{text!r} is no object of JSON")
+        raise ValueError(f"{shown(text)} is no object of JSON")
     return value
 
 

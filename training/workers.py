@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
 import itertools
 import re
 import traceback
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from bpflat.locks import claimed, disclaim
 from bpflat.parallel import over_processes
-from bpflat.storage import discard_temporaries
+from bpflat.storage import discard_temporaries, kind_of
 
 _BAR_SECONDS = 1  # before which there is no bar: nor where the first thing is an error
 _ON_CLUSTER = "Does the scheduler still run, and do workers have memory for the task?"
@@ -266,7 +265,8 @@ def complete(
         owners = {task: assembly for assembly in missing for task in assembly.tasks()}
         for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
             owners[task].join_parts()
-        tidy([assembly.path for assembly in assemblies])
+        for assembly in assemblies:
+            tidy(assembly.path)
     for assembly in assemblies:
         disclaim(assembly.path)
     return [assembly.stored() for assembly in assemblies]
@@ -297,12 +297,13 @@ def checkpoint_path(path: Path) -> Path:
     return path.with_suffix(".checkpoint.npz")
 
 
-def tidy(paths: Sequence[Path]) -> None:
-    """Delete what helped to make the results at `paths`: parts, checkpoints, temporaries of killed writers."""
-    for path in paths:
-        stem = glob.escape(path.stem)
-        for name in (f"{stem}.part-*.npz", f"{stem}.checkpoint.npz"):
-            for file in path.parent.glob(name):
-                file.unlink(missing_ok=True)
-            discard_temporaries(path.parent, name)
-        discard_temporaries(path.parent, glob.escape(path.name))
+def tidy(path: Path) -> None:
+    """Delete what helped to make the result at `path`: its parts, its checkpoints, what killed writers have left.
+
+    Files with such names that are not this program's stay.
+    """
+    helpers = rf"{re.escape(path.stem)}(\.part-\d+-\d+|(\.part-\d+-\d+)?\.checkpoint)\.npz"
+    for file in path.parent.iterdir():
+        if re.fullmatch(helpers, file.name) and kind_of(file) is not None:
+            file.unlink(missing_ok=True)
+    discard_temporaries(path.parent, rf"{helpers}|{re.escape(path.name)}")

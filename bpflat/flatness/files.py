@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bpflat.flatness.models import unwrap
+from bpflat.reading import open_regular, read_image, reason
 from bpflat.storage import read_npz
+from bpflat.tensor_files import load_tensors
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".tar")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
@@ -81,22 +83,15 @@ def make_model(factory: str, weights: Path | None, options: dict[str, Any]) -> n
     return model
 
 
-def _load(path: Path) -> object:
-    with open(path, "rb") as file:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # damage shows as nearly anything
-            raise ValueError(f"{path} is no file of tensors that torch.save wrote ({error})") from error
-
-
 def _state(path: Path) -> dict[str, Tensor]:
     """The state_dict in a file, perhaps inside a checkpoint, without the prefixes that wrappers leave."""
-    state = _load(path)
+    state: Any = load_tensors(path)
     for key in _WEIGHTS_KEYS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    entries = state.items() if isinstance(state, dict) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise ValueError(f"{path} holds no state_dict; save one by torch.save(model.state_dict(), path)")
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
@@ -116,7 +111,7 @@ class Files(Iterable):
 
 def _read_any(path: Path) -> object:
     """What a file holds: a dict of arrays (``.npz``), or what torch.save was given."""
-    return read_npz(path) if path.suffix == ".npz" else _load(path)
+    return read_npz(path) if path.suffix == ".npz" else load_tensors(path)
 
 
 def _read_pair(path: Path) -> tuple[Tensor, Tensor]:
@@ -131,7 +126,10 @@ def _read_pair(path: Path) -> tuple[Tensor, Tensor]:
         content = content["inputs"], content["targets"]
     if not isinstance(content, tuple | list) or len(content) != 2:
         raise ValueError(f"{path} must hold inputs and targets")
-    inputs, targets = (torch.as_tensor(part) for part in content)
+    try:
+        inputs, targets = (torch.as_tensor(part) for part in content)
+    except Exception as error:  # text and objects, as torch pleases
+        raise ValueError(f"{path} must hold inputs and targets that are numbers ({reason(error)})") from error
     return (inputs / 255 if inputs.dtype == torch.uint8 else inputs), targets
 
 
@@ -179,7 +177,15 @@ def _images(path: Path, transform: str | None, batch_size: int | None) -> Iterab
         ) from error
     convert: Callable = to_tensor if transform is None else find(transform)
     try:
-        images = ImageFolder(str(path), convert)
+        images = ImageFolder(str(path), convert, loader=_read_image)
     except FileNotFoundError as error:
         raise ValueError(f"{path} has no images by class ({error})") from error
     return torch.utils.data.DataLoader(images, batch_size=batch_size or 256)
+
+
+def _read_image(path: str) -> Any:
+    with open_regular(path) as file:
+        try:
+            return read_image(file.read())
+        except ValueError as error:
+            raise ValueError(f"{path} is {error}") from error

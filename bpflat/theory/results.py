@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,12 @@ class Volume(StoredResult):
     """
 
     kind = "theory-volume"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("alpha", "phi", "overlap", "teacher_overlap", "error", "replicon"), "f A"),
+        "converged": "b A",
+        **dict.fromkeys(("weights", "labels", "machine"), "U"),
+        "kappa": "n",
+    }
 
     alpha: _Floats
     phi: _Floats
@@ -105,6 +111,12 @@ class TheoryCurve(Curves):
     """
 
     kind = "theory-curve"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("distance", "phi", "coupling", "overlap", "error", "replicon"), "f D"),
+        "converged": "b D",
+        **dict.fromkeys(("weights", "reference", "machine"), "U"),
+        **dict.fromkeys(("alpha", "kappa", "reference_kappa"), "n"),
+    }
     _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     distance: _Floats

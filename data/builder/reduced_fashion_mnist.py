@@ -9,7 +9,6 @@ Needs bpflat installed (`pip install -e .`).  `make data` calls it.
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import http.client
 import io
@@ -17,15 +16,17 @@ import os
 import sys
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from bpflat.datasets import FILE_NAME, SHA256, binarize_at_median
+from bpflat.reading import gunzip, read_bytes
 from bpflat.storage import atomic_write
 
-HOME = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+HOME = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"  # the authors' own repository
+LARGEST_PACKED, LARGEST = 32_000_000, 47_040_016  # bytes, of the images to train on
 DRESS, COAT = 3, 4
 MEDIAN_RANGE = 0.25, 0.75
 
@@ -49,9 +50,9 @@ def unpack_original(name: str, packed: bytes, origin: str) -> np.ndarray:
         When `packed` is not the published file; the message names `origin`.
     """
     try:
-        content = gzip.decompress(packed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{origin} is not a whole gzip file ({error}); fetch it again") from error
+        content = gunzip(packed, LARGEST)
+    except ValueError as error:
+        raise ValueError(f"{origin} is {error}; fetch it again") from error
     if hashlib.sha256(content).hexdigest() != ORIGINALS[name]:
         raise ValueError(f"{origin} is not the published {name} of Fashion-MNIST; fetch it again")
     n_dimensions = content[3]
@@ -65,26 +66,42 @@ def read_folder(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"--source {folder} lacks {', '.join(missing)}; try --download")
-    return {name: unpack_original(name, path.read_bytes(), str(path)) for name, path in paths.items()}
+    return {name: unpack_original(name, read_bytes(path, LARGEST_PACKED), str(path)) for name, path in paths.items()}
 
 
 def download(base: str = HOME) -> dict[str, np.ndarray]:
     """Fetch the four originals (31 MB) from the address `base`; say on stderr how far it is."""
     arrays = {}
     for name in ORIGINALS:
-        address = base.rstrip("/") + "/" + name
-        try:
-            with urllib.request.urlopen(address, timeout=60) as response:
-                packed = bytearray()
-                while chunk := response.read(1 << 20):
-                    packed += chunk
-                    print(f"\r{address}: {len(packed):,} bytes", end="", file=sys.stderr)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise OSError(f"cannot download {address} ({error}); get the file elsewhere, then --source") from error
-        finally:
-            print(file=sys.stderr)
-        arrays[name] = unpack_original(name, bytes(packed), address)
+        address, packed = base.rstrip("/") + "/" + name, io.BytesIO()
+        fetch(address, packed, LARGEST_PACKED)
+        arrays[name] = unpack_original(name, packed.getvalue(), address)
     return arrays
+
+
+def fetch(address: str, file: BinaryIO, at_most: int) -> None:
+    """Write what is at `address`, of so many bytes at most, to an open file; say on stderr how far it is.
+
+    Raises
+    ------
+    OSError
+        When it cannot be had whole, or is larger.
+    """
+    try:
+        with urllib.request.urlopen(address, timeout=60) as response:
+            n_bytes, announced = 0, response.headers.get("Content-Length")
+            while chunk := response.read(1 << 20):
+                n_bytes += len(chunk)
+                if n_bytes > at_most:
+                    raise OSError(f"it is larger than the {at_most:,} bytes of what is looked for")
+                file.write(chunk)
+                print(f"\r{address}: {n_bytes:,} bytes", end="", file=sys.stderr)
+            if announced is not None and n_bytes != int(announced):
+                raise OSError(f"the connection broke after {n_bytes:,} of {int(announced):,} bytes")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise OSError(f"cannot download {address} ({error}); get the file elsewhere and name it") from error
+    finally:
+        print(file=sys.stderr)
 
 
 def reduce_split(images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +14,15 @@ import torch
 
 from bpflat.locks import claimed, disclaim
 from bpflat.provenance import Provenance
+from bpflat.reading import parse_json
+from bpflat.tensor_files import load_tensors
 from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.deep import run
 from training.deep.images import load_images
 from training.deep.recipes import Recipe, as_plain
 from training.deep.schedules import Annealing
 from training.deep.trainer import DeepReport
+from training.deep.training import DeepTraining
 from training.models import make_model
 from training.result_file import require_same
 from training.workers import Task, carry_out
@@ -164,7 +166,7 @@ def train_missing(
     OSError
         When data are missing or `folder` cannot be written.
     """
-    tasks = []
+    trainings = {}
     with contextlib.ExitStack() as claims:
         for seed in range(seeds):
             for recipe in grid.recipes():
@@ -172,13 +174,14 @@ def train_missing(
                 if not path.exists():
                     claims.enter_context(claimed(path))
                 if path.exists():  # by now
-                    require_same(path, json.loads(Network.load(path).setting), setting)
+                    require_same(path, parse_json(Network.load(path).setting), setting)
                     disclaim(path)
                 else:
                     options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
-                    tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
-        for task in carry_out(tasks, n_jobs=n_jobs):
-            shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
+                    task = Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options))
+                    trainings[task] = DeepTraining(recipe, options["scratch"], seed=seed)
+        for task in carry_out(trainings, n_jobs=n_jobs):
+            trainings[task].discard()
 
 
 def _setting(grid: Grid, recipe: Recipe, seed: int) -> dict:
@@ -215,7 +218,7 @@ def train_and_measure(
     options |= {"evaluate_every": grid.epochs}
     done = run(recipe, scratch, data=data, seed=seed, device=device, progress=progress, **options)
     model = make_model(recipe.model, **recipe.model_options)
-    weights = torch.load(scratch / f"{recipe.name}-seed{seed}.pt", weights_only=True)
+    weights = load_tensors(scratch / f"{recipe.name}-seed{seed}.pt")
     model.load_state_dict(weights)
     images = load_images(recipe.data, data, n_train=grid.n_train)
     inputs = recipe.augmentation().plain(images.train_images, images.mean, images.std)

@@ -14,7 +14,7 @@ import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
 from bpflat.provenance import Provenance
 from training.committee.results import TrainedMinima
-from training.workers import Assembly, complete, tidy
+from training.workers import Assembly, complete
 
 DISTANCES = np.array([0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0])
 DISTANCES_EP = np.array([0.05, 0.25])
@@ -98,9 +98,7 @@ def _energy(minima: TrainedMinima, folder: Path) -> LocalEnergyProfile:
     def compute():
         return bpflat.local_energy(weights_of(minima), *problem_of(minima.data), SIGMAS, method="exact")
 
-    energy = stored(path, LocalEnergyProfile, minima.reference, compute)
-    tidy([path])
-    return energy
+    return stored(path, LocalEnergyProfile, minima.reference, compute)
 
 
 def _entropies(

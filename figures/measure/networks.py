@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from bpflat.arguments import check_file_name
 from bpflat.flatness import local_energy
+from bpflat.layout import check_finite
+from bpflat.reading import parse_json
 from bpflat.storage import StoredResult
 from figures.measure.concordance import AVERAGE, granulated_kendall
 from figures.measure.statistics import Correlation, centred_ranks, correlate
+from training.result_file import json_object
 
 SIGMAS = (0.1, 0.2, 0.3, 0.5)
 N_SAMPLES = 64  # perturbations at each σ, as in Fig. 7
@@ -65,6 +69,13 @@ class Network(StoredResult):
     """
 
     kind = "measured-network"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("name", "architecture", "setting"), "U"),
+        **dict.fromkeys(("dropout", "weight_decay", "train_error", "train_loss", "test_error", "eta", "seconds"), "n"),
+        **dict.fromkeys(("batch", "n_train", "n_samples", "seed", "epochs"), "i"),
+        "fitted": "b",
+        **dict.fromkeys(("sigma", "delta_error", "std_error"), "f S"),
+    }
 
     name: str
     architecture: str
@@ -90,6 +101,13 @@ class Network(StoredResult):
     def deviation(self) -> NDArray[np.float64]:
         """Standard deviation of the error over perturbations, shape (S,)."""
         return self.std_error * np.sqrt(self.n_samples)
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        check_finite(vars(self), "sigma", "delta_error", "std_error")
+        check_file_name("name", self.name)
+        json_object(self.setting)
 
 
 def load_networks(folder: Path) -> list[Network]:
@@ -150,7 +168,7 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
 
 def precision_of(network: Network) -> str:
     """Number format of the forward passes of the training."""
-    return "bfloat16" if json.loads(network.setting).get("bfloat16") else "float32"
+    return "bfloat16" if parse_json(network.setting).get("bfloat16") else "float32"
 
 
 def place_of(networks: Sequence[Network], sigma: float) -> int:

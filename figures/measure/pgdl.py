@@ -9,7 +9,9 @@ from pathlib import Path
 
 from torch import nn
 
+from bpflat.arguments import check_scalar
 from bpflat.provenance import Provenance
+from bpflat.reading import parse_json
 from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.published.pgdl import ModelRecord, load_model, read_records
 from training.published.tfrecords import read_images
@@ -92,7 +94,7 @@ def measure_missing(
         setting = {"task": task.name, "model": record.name, "sigmas": SIGMAS, "n_samples": N_SAMPLES}
         setting |= {"subset": subset, "stop_loss": stop_loss}
         if path.exists():
-            require_same(path, {"stop_loss": STOP_LOSS} | json.loads(Network.load(path).setting), setting)
+            require_same(path, {"stop_loss": STOP_LOSS} | parse_json(Network.load(path).setting), setting)
             continue
         images = images or read_images(_only(sorted(task.glob("dataset_*/train")), f"{task}/dataset_*/train"))
         profile = profile_of(model, *images, subset=subset, device=device)
@@ -117,7 +119,8 @@ def measure_missing(
 def _hyperparameter(record: ModelRecord, word: str) -> float:
     """Value of the hyper-parameter whose name holds `word`."""
     values = [value for name, value in record.hyperparameters.items() if word in name]
-    return float(_only(values, f"hyper-parameters of model {record.name} with {word!r} in the name"))
+    what = f"hyper-parameters of model {record.name} with {word!r} in the name"
+    return check_scalar(what, _only(values, what))
 
 
 def _only(candidates: Sequence, what: str):

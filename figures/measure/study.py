@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bpflat
 from bpflat.provenance import Provenance
+from bpflat.reading import parse_json
 from bpflat.storage import StoredResult
 from figures.measure.experiment import SAMPLINGS, Preset, on_each_draw
 from figures.measure.measures import problem_of
@@ -22,7 +24,7 @@ from figures.measure.summary import FAR, NEAR, NOISE
 from training.committee import run
 from training.committee.protocols import PROTOCOLS, Protocol
 from training.committee.results import STOPPED, TrainedMinima
-from training.result_file import require_same
+from training.result_file import json_object, require_same
 
 RESULTS = Path(__file__).parents[1] / "results" / "conventions"
 STARTS = ("equal", "independent")
@@ -92,6 +94,14 @@ class Draw(StoredResult):
     """
 
     kind = "conventions"
+    layout: ClassVar[Mapping[str, str]] = {
+        "reading": "U R",
+        "ended": "b R",
+        "epochs": "i R",
+        **dict.fromkeys(("train_error", "test_error", "test_error_balanced"), "f R"),
+        **dict.fromkeys(("phi_near", "phi_far", "delta_error", "overlap"), "f R"),
+        "configuration": "U",
+    }
 
     reading: NDArray[np.str_]
     ended: NDArray[np.bool_]
@@ -104,6 +114,11 @@ class Draw(StoredResult):
     delta_error: NDArray[np.float64]
     overlap: NDArray[np.float64]
     configuration: str
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        json_object(self.configuration)
 
 
 def row_overlap(weights: NDArray) -> NDArray[np.float64]:
@@ -171,7 +186,7 @@ def _measured_draw(results: Path, runs: Path, names: Sequence[str], preset: Pres
     path = results / f"{sampling}-{draw}.npz"
     if path.exists():
         stored = Draw.load(path)
-        require_same(path, json.loads(stored.configuration), configuration)
+        require_same(path, parse_json(stored.configuration), configuration)
         return stored
     parts = [_measured(run(p, runs / f"{sampling}-{draw}", threads=1, **options)) for p in protocols]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

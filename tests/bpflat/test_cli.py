@@ -1,6 +1,7 @@
 """The ``bpflat`` command: its numbers, its files, its errors."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -97,6 +98,21 @@ def test_errors(mine, problem, tmp_path, capsys, arguments, message):
     assert main([names.get(a, a) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("bpflat: error:") and message in error
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_pipe_is_refused_before_the_work(tmp_path, capsys, option):
+    """Whatever stands where a file should be written: known at once, and left there."""
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["entropy", str(tmp_path / "no weights.npz"), option, str(tmp_path / "pipe")]) == 2
+    assert f"cannot write {tmp_path / 'pipe'}" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["info", str(tmp_path / "pipe")]) == 2
+    assert "pipe is no regular file" in capsys.readouterr().err
 
 
 def test_help_can_be_learned_from():

@@ -58,7 +58,7 @@ def optimizers(n: int, *, own: bool = True, **options) -> list[torch.optim.SGD]:
 
 
 _folder = tempfile.TemporaryDirectory()  # gone when the tests are over
-_curve = LocalEntropyCurve(*[np.array([0.1])] * 7, 0.0, "bp", np.array([np.inf]))
+_curve = LocalEntropyCurve(*[np.array([0.1])] * 5, np.array([True]), np.array([3]), 0.0, "bp", np.array([np.inf]))
 _curve.save(f"{_folder.name}/curve.npz")
 _profile = LocalEnergyProfile(*[np.array([0.1])] * 3, 0.0, 10)
 _profile.save(f"{_folder.name}/profile.npz")

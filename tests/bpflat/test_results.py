@@ -158,13 +158,15 @@ class TestCumulants:
 
     @pytest.mark.parametrize("n_references", [None, 3])
     def test_held_and_stored(self, n_references, tmp_path):
-        shape = (2, 3) if n_references is None else (n_references, 2, 3)
+        shape = (3, 4) if n_references is None else (n_references, 3, 4)
+        n_weights = 60 if n_references is None else np.full(n_references, 60)
         held = np.random.default_rng(0).normal(size=(3, *shape))
         arrays = dict(zip(("log_mean_exp", "log_mean_exp_error", "mean_errors"), held, strict=True))
-        result = dataclasses.replace(curve(n_references), betas=np.array([0.0, 0.5, 2.0]), n_weights=60, **arrays)
+        betas = np.array([0.0, 0.5, 2.0, 4.0])
+        result = dataclasses.replace(curve(n_references), betas=betas, n_weights=n_weights, **arrays)
         result.save(tmp_path / "curve.npz")
         for cumulants in (result.cumulants(), LocalEntropyCurve.load(tmp_path / "curve.npz").cumulants()):
-            assert_array_equal(cumulants.beta, [0.0, 0.5, 2.0])
+            assert_array_equal(cumulants.beta, betas)
             assert_array_equal([cumulants.log_mean_exp, cumulants.std_error, cumulants.mean_errors], held)
 
     def test_not_held(self):

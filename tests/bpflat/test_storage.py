@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import socket
+import stat
 import subprocess
 import sys
 
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from bpflat import storage
 from bpflat.storage import atomic_write, load_npz, save_npz
 
 
@@ -26,7 +27,65 @@ class TestAtomicWrite:
             assert not path.exists()
         assert path.read_bytes() == b"content"
         assert names_in(path.parent) == ["file"]
-        assert path.stat().st_mode & 0o777 == 0o644
+
+    @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+    def test_permissions_are_those_of_the_umask(self, tmp_path, umask, mode):
+        before = os.umask(umask)
+        try:
+            for _ in range(2):  # new, and in place of another
+                with atomic_write(tmp_path / "file") as file:
+                    file.write(b"content")
+                assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+        finally:
+            os.umask(before)
+
+    def test_pipes_and_sockets_stay(self, tmp_path, monkeypatch):
+        """What is no file is refused, by its own name or through a link, and is there afterwards."""
+        os.mkfifo(tmp_path / "pipe")
+        monkeypatch.chdir(tmp_path)  # names of sockets are short
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("socket")
+            os.symlink("pipe", "link")
+            for name in ("pipe", "socket", "link"):
+                refused = pytest.raises(OSError, match=f"cannot write {name}: .*no regular file. Choose another name")
+                with refused, atomic_write(name) as file:
+                    file.write(b"new")
+        assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+        assert names_in(tmp_path) == ["link", "pipe", "socket"]
+
+    def test_links_are_followed(self, tmp_path):
+        """To a file, which is replaced, or to a name that is free; a link to itself leads nowhere."""
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "file").write_bytes(b"old")
+        os.symlink("elsewhere/file", tmp_path / "link")
+        os.symlink(tmp_path / "fresh" / "file", tmp_path / "dangling")
+        os.symlink("loop", tmp_path / "loop")
+        for link, file in (("link", "elsewhere/file"), ("dangling", "fresh/file")):
+            with atomic_write(tmp_path / link) as opened:
+                opened.write(b"new")
+            assert (tmp_path / link).is_symlink() and (tmp_path / file).read_bytes() == b"new"
+        with pytest.raises(OSError, match="loop"), atomic_write(tmp_path / "loop"):
+            pass
+        assert (tmp_path / "loop").is_symlink()
+
+    def test_what_killed_writers_left_is_tidied_and_nothing_else(self, tmp_path):
+        """Not the temporary of a writer that lives, nor files that look like one."""
+        path, theirs = tmp_path / "file", [".file.notes.part", ".file.abcd1234.part", ".file.bpflat-notes.part"]
+        for name in theirs:
+            (tmp_path / name).write_bytes(b"theirs")
+        code = (
+            "import os, signal, sys\nfrom bpflat.storage import atomic_write\n"
+            "with atomic_write(sys.argv[1]) as file: os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        subprocess.run([sys.executable, "-c", code, path], timeout=60)
+        assert len(names_in(tmp_path)) == len(theirs) + 1
+        with atomic_write(path) as outer:
+            outer.write(b"outer")
+            with atomic_write(path) as inner:
+                inner.write(b"inner")
+            assert len(names_in(tmp_path)) == len(theirs) + 2  # the outer temporary
+        assert path.read_bytes() == b"outer"
+        assert names_in(tmp_path) == sorted([*theirs, "file"])
 
     @pytest.mark.parametrize("failure", [RuntimeError, OSError, KeyboardInterrupt])
     def test_exception_leaves_the_old_file(self, tmp_path, failure):
@@ -48,8 +107,8 @@ class TestAtomicWrite:
         [
             (os, "fsync", errno.ENOSPC),
             (os, "replace", errno.EROFS),
-            (storage.tempfile, "mkstemp", errno.EACCES),
-            (storage.tempfile, "mkstemp", errno.EROFS),
+            (os, "open", errno.EACCES),
+            (os, "open", errno.EROFS),
         ],
     )
     def test_disk_says_no(self, tmp_path, monkeypatch, owner, function, number):

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import struct
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from figures.measure.networks import KINDS, SIGMAS, Network, correlations, load_
 from figures.measure.pgdl import Architecture, measure_missing
 from figures.measure.statistics import UNKNOWN
 from tests.figures.toy_runs import network
+from tests.training.published.toy_records import crc32c, part, varint, write_records
 from training.deep.augment import Augmentation
 from training.models.small import VGGLike
 from training.published.tfrecords import read_images
@@ -217,35 +217,6 @@ class TestDrawing:
 # -- the competition's format ------------------------------------------------------------------------------------------
 
 
-def varint(number):
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def part(number, content):
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def tensor(array):
-    """A TensorProto with tensor_content."""
-    shape = b"".join(part(2, b"\x08" + varint(n)) for n in array.shape)
-    return b"\x08" + varint({"f": 1, "i": 3}[array.dtype.kind]) + part(2, shape) + part(4, array.tobytes())
-
-
-def write_records(path, images, labels, tensor_of_label=lambda label: tensor(np.array(label, dtype=np.int32))):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = b""
-    for image, label in zip(images, labels, strict=True):
-        features = {"inputs": tensor(image), "output": tensor_of_label(label)}
-        entries = (part(1, key.encode()) + part(2, part(1, part(1, value))) for key, value in features.items())
-        example = part(1, b"".join(part(1, entry) for entry in entries))
-        content += struct.pack("<Q", len(example)) + b"crc1" + example + b"crc2"
-    path.write_bytes(content)
-
-
 class TestRecords:
     @pytest.fixture
     def arrays(self):
@@ -279,7 +250,19 @@ class TestRecords:
             with pytest.raises(ValueError, match=r"shard_0\.tfrecord is not a whole file"):
                 read_images(tmp_path)
 
+    def test_checksums(self, arrays, tmp_path):
+        """CRC-32C of the check value of its definition; any bit that is wrong is found."""
+        assert crc32c(b"123456789") == 0xE3069283
+        path = tmp_path / "shard_0.tfrecord"
+        write_records(path, *arrays)
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 41):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+            with pytest.raises(ValueError, match=r"does not hold|ends in the middle"):
+                read_images(tmp_path)
 
+
+@pytest.mark.filterwarnings("ignore:weights without HDF5's checksums")
 class TestCompetition:
     @pytest.fixture
     def task(self, tmp_path):

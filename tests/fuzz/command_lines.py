@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from bpflat import LocalEnergyProfile, cli
+from bpflat.reading import parse_json
 from figures import program
 from tests.instances import random_instance
 from tests.stored import ROOT
@@ -156,5 +157,5 @@ def values_for(action: argparse.Action) -> list[str]:
         return ["", "x", str(next(iter(action.choices))).upper() + "x", "0"]
     if action.option_strings[-1] == "--jobs":
         return [*NO_WHOLE_NUMBERS, "4097"]
-    kinds = {float: NO_FLOATS, Path: NO_PATHS, cli.json_value: NO_JSON, None: NO_NAMES}
+    kinds = {float: NO_FLOATS, Path: NO_PATHS, parse_json: NO_JSON, None: NO_NAMES}
     return kinds.get(action.type, NO_WHOLE_NUMBERS)

@@ -68,6 +68,17 @@ def test_results_and_parts_of_something_else_are_made_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["squares.npz"]
 
 
+def test_tidying_spares_files_of_others(tmp_path):
+    """Names that only look like those of parts, and files with such a name that are not this program's."""
+    squares([], 0, range(3)).save(part_path(tmp_path / "squares.npz", 0, 2))
+    theirs = {"squares.part-time.npz", "squares.checkpoint.npz", ".squares.npz.draft.part", "squares.part-3-4.csv"}
+    for name in theirs:
+        (tmp_path / name).write_bytes(b"theirs")
+    np.savez(tmp_path / "squares.part-time.npz", x=1)
+    complete([assembly(tmp_path, [], chunk=7)])
+    assert {path.name for path in tmp_path.iterdir()} == theirs | {"squares.npz"}
+
+
 def test_one_chunk_needs_no_parts(tmp_path):
     whole = assembly(tmp_path, [], chunk=7)
     assert [task.path for task in whole.tasks()] == [whole.path]

@@ -10,13 +10,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.storage import load_npz, save_npz
+from bpflat.layout import check_finite, check_layout
+from bpflat.reading import parse_json
+from bpflat.storage import damage_named, load_npz, save_npz
 from training.committee.protocols import current_fields
 from training.result_file import require_same
 
 KIND = "training-checkpoint"
 # Coordinates that agree so far hold the same weights to rounding; those of dependent patterns may not agree at all.
 _SAME_PROBE = 1e-6
+_LAYOUT = {
+    "epoch": "i",
+    "restarts": "i R",
+    "u": "f R y K N",
+    "probe": "f P",
+    "ended_restarts": "i E",
+    "ended_epochs": "i E",
+    "ended_status": "U E",
+    "ended_distance": "f E",
+}
 _ENDED = ("ended_restarts", "ended_weights", "ended_epochs", "ended_status", "ended_distance")
 
 
@@ -88,8 +100,12 @@ def load_checkpoint(path: str | os.PathLike, configuration: dict, probe: NDArray
         return None
     names = ("configuration", "epoch", "restarts", "u", *_ENDED)
     saved = load_npz(path, KIND, names)
-    own = json.loads(str(saved["configuration"]))
-    require_same(path, own | {"protocol": current_fields(own["protocol"])}, configuration)
+    with damage_named(path):
+        own = parse_json(str(saved["configuration"]))
+        own |= {"protocol": current_fields(own["protocol"])}
+    require_same(path, own, configuration)
+    with damage_named(path):
+        _check(saved, configuration)
     columns = (saved[name] for name in _ENDED)
     ended = {
         int(restart): Ended(weights, int(epochs), str(status), float(distance))
@@ -102,3 +118,14 @@ def load_checkpoint(path: str | os.PathLike, configuration: dict, probe: NDArray
             "go on where it was made, or delete that file"
         )
     return Checkpoint(int(saved["epoch"]), saved["restarts"].tolist(), saved["u"], stored, ended)
+
+
+def _check(saved: dict[str, NDArray], configuration: dict) -> None:
+    """Raise a ValueError where the arrays of a checkpoint are not those of a run of this configuration."""
+    some_ended = len(saved["ended_weights"]) > 0  # none are an array without further axes
+    check_layout(saved, _LAYOUT | ({"ended_weights": "f E K I"} if some_ended else {}))
+    check_finite(saved, "u", "probe", *(["ended_weights"] if some_ended else []))
+    if sorted([*saved["restarts"], *saved["ended_restarts"]]) != sorted(configuration["restarts"]):
+        raise ValueError(f"its restarts are not those that were asked for, {configuration['restarts']}, each once")
+    if saved["u"].shape[1:3] != (configuration["protocol"]["y"], configuration["protocol"]["K"]):
+        raise ValueError(f"u is of another network: shape {saved['u'].shape}")

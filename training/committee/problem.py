@@ -104,6 +104,9 @@ class Problem:
 
     def taken_up(self, u: np.ndarray, probe: np.ndarray) -> torch.Tensor:
         """Hold stored weights u (R, y, K, N'), in these coordinates or in those of the inputs, in these coordinates."""
+        width = self.patterns.shape[1] if len(probe) else self.n_inputs
+        if u.shape[-1] < width or (len(probe) and u.shape[-1] > width):
+            raise ValueError(f"the weights of the checkpoint have {u.shape[-1]} inputs, not {width}: delete it")
         if len(probe):
             return torch.from_numpy(u)
         held = torch.empty(*u.shape[:-1], self.patterns.shape[1], dtype=self.dtype, device=self.device)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.committee import fingerprint
+from bpflat.layout import check_distinct, check_finite, check_layout
 from bpflat.provenance import Provenance
 from bpflat.storage import StoredResult
 from training.committee.protocols import Protocol, current_fields
@@ -56,6 +57,14 @@ class TrainedMinima(StoredResult):
     """
 
     kind = "trained-minima"
+    layout: ClassVar[Mapping[str, str]] = {
+        "weights": "f R K N",
+        **dict.fromkeys(("restart", "epochs"), "i R"),
+        **dict.fromkeys(("status", "reference"), "U R"),
+        **dict.fromkeys(("train_error", "train_loss", "test_error", "test_error_balanced", "distance"), "f R"),
+        "seed": "i",
+        "device": "U",
+    }
 
     weights: NDArray[np.float32]
     restart: NDArray[np.int64]
@@ -75,6 +84,13 @@ class TrainedMinima(StoredResult):
     def __post_init__(self):
         if len(self.weights):  # weights that are there are what is meant, whatever a file says
             object.__setattr__(self, "reference", np.array([fingerprint(w) for w in self.weights.astype(np.float64)]))
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        left_out = {} if len(self.weights) else {"weights": "f W K N"}
+        check_layout(vars(self), {**self.layout, **left_out})
+        check_finite(vars(self), "weights", "train_error", "train_loss")
+        check_distinct(vars(self), "restart")
 
     def without_weights(self) -> TrainedMinima:
         """Return what is left for tables and pictures when the weights, nearly all of a file's size, are not kept."""

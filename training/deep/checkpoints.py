@@ -6,9 +6,13 @@ import dataclasses
 import json
 import os
 
-import torch
+import numpy as np
+from torch import Tensor
 
-from bpflat.storage import atomic_write
+from bpflat.arguments import check_count
+from bpflat.reading import parse_json
+from bpflat.storage import damage_named
+from bpflat.tensor_files import load_tensors, save_tensors, tensors_in
 from training.deep.flatness import FlatnessPoint
 from training.deep.processes import gather_states
 from training.deep.results import EpochMetrics
@@ -37,8 +41,7 @@ def save_state(path: str | os.PathLike, configuration: dict, state: State) -> No
         "models": [model for part in parts for model in part["models"]],
         "optimizer": optimizer,
     }
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    save_tensors(path, content)
 
 
 def load_state(path: str | os.PathLike, configuration: dict, state: State) -> None:
@@ -51,23 +54,41 @@ def load_state(path: str | os.PathLike, configuration: dict, state: State) -> No
     ValueError
         When the file is damaged or belongs to a run of another configuration.
     """
-    with open(path, "rb") as file:
-        try:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-            stored = json.loads(saved["configuration"])
-        except Exception as error:  # damage shows as OSError, RuntimeError, EOFError, UnpicklingError, nearly anything
-            raise ValueError(f"{path} is not a whole checkpoint ({error}); delete it to begin again") from error
+    saved = load_tensors(path)
+    with damage_named(path):
+        stored = parse_json(saved["configuration"])
     require_same(path, stored, configuration)
+    with damage_named(path):
+        _put(saved, state)
+
+
+def _put(saved: dict, state: State) -> None:
+    """Put the content of a checkpoint into `state`; raises nearly anything where it is not what `save_state` writes."""
     own = slice(state.replicas.start, state.replicas.stop)
     for model, weights in zip(state.models, saved["models"][own], strict=True):
+        _check_like(model.state_dict(), weights)
         model.load_state_dict(weights)
     optimizer = saved["optimizer"]
+    if not all(tensor.isfinite().all() for tensor in tensors_in(optimizer)):
+        raise ValueError("its optimizer holds numbers that are not finite")
     if state.group is not None:
         optimizer |= {key: optimizer[key][own] for key in _PER_REPLICA}
     state.optimizer.load_state_dict(optimizer)
-    state.epoch, state.gamma0 = saved["epoch"], saved["gamma0"]
+    state.epoch, state.gamma0 = check_count("epoch", saved["epoch"], at_least=0), float(saved["gamma0"])
     state.curves = [EpochMetrics(**row) for row in saved["curves"]]
     state.flatness = [FlatnessPoint(**point) for point in saved["flatness"]]
+    epochs, numbers = [row.epoch for row in state.curves], [dataclasses.astuple(row) for row in state.curves]
+    if epochs != list(range(1, state.epoch + 1)) or np.array(numbers, np.float64).ndim != min(state.epoch, 1) + 1:
+        raise ValueError(f"its curves are not those of {state.epoch} epochs")
+
+
+def _check_like(wanted: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    """Raise a ValueError that names the first tensor that is not finite or not of the wanted type and shape."""
+    for name, tensor in wanted.items():
+        if weights[name].dtype != tensor.dtype or weights[name].shape != tensor.shape:
+            raise ValueError(f"{name} must be {tensor.dtype} of shape {tuple(tensor.shape)}")
+        if not weights[name].isfinite().all():
+            raise ValueError(f"{name} must be finite")
 
 
 _PER_REPLICA = ("shapes", "replicas")  # lists in the state_dict of `bpflat.optim.ReplicatedSGD`

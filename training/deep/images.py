@@ -7,9 +7,9 @@ publishes a checksum is checked against it; nothing in a given folder is ever wr
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bpflat.storage import load_npz, read_npz, save_npz
+from bpflat.arguments import check_file_name
+from bpflat.reading import digest, open_regular, read_image, reason
+from bpflat.storage import atomic_write, load_npz, read_npz, save_npz
 
 KIND = "images"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 TINY_IMAGENET = "tiny-imagenet-200"
-TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_IMAGENET_URL = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
+LARGEST_ARCHIVE = 300_000_000  # bytes; Tiny ImageNet has 248 million, CIFAR 170
 TINY_IMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"  # as public loaders of this data set pin it
 
 
@@ -207,7 +210,9 @@ def _cached(name: str) -> dict[str, NDArray]:
 
         arrays = _fashion_mnist(download())
     else:
-        arrays = _tiny_imagenet(_download_tiny_imagenet(folder))
+        _torchvision_datasets()
+        _download(TINY_IMAGENET_URL, folder / f"{TINY_IMAGENET}.zip", TINY_IMAGENET_MD5)
+        arrays = _tiny_imagenet(folder)
     save_npz(unpacked, KIND, **arrays)
     return arrays
 
@@ -237,19 +242,44 @@ def _torchvision_datasets():
 def _cifar(name: str, folder: Path, *, download: bool) -> dict[str, NDArray]:
     datasets = _torchvision_datasets()
     cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    if download and not (folder / cls.base_folder).exists():
+        _download(cls.url, folder / cls.filename, cls.tgz_md5)
     arrays = {}
     for split in ("train", "test"):
         try:  # torchvision checks MD5 sums, and tells all that can be wrong with a RuntimeError
-            dataset = cls(str(folder), train=split == "train", download=download)
-        except RuntimeError as error:
+            dataset = cls(str(folder), train=split == "train", download=download and (folder / cls.filename).exists())
+        except (RuntimeError, tarfile.TarError) as error:
             raise ValueError(
-                f"{folder} does not hold the published {cls.base_folder}, whole ({error}); unpack {cls.filename} there "
-                "again, or leave the path out to download it"
+                f"{folder} does not hold the published {cls.base_folder}, whole ({reason(error)}); unpack "
+                f"{cls.filename} there again, or leave the path out to download it"
             ) from error
         except OSError as error:
             raise OSError(f"cannot get {cls.url} ({error}); get the file elsewhere and give its folder") from error
         arrays |= {f"{split}_images": dataset.data, f"{split}_labels": np.array(dataset.targets)}
     return arrays
+
+
+def _download(address: str, path: Path, md5: str) -> None:
+    """Fetch a published archive to `path` if it is not there, whole; nothing is kept that is not the published one.
+
+    Raises
+    ------
+    OSError
+        When it cannot be had.
+    """
+    if path.is_file() and _md5(path) == md5:
+        return
+    from data.builder.reduced_fashion_mnist import fetch
+
+    with atomic_write(path) as file:
+        fetch(address, file, LARGEST_ARCHIVE)
+        if digest(file, algorithm="md5") != md5:
+            raise OSError(f"what {address} gives is not the published file (its MD5 differs); get that elsewhere")
+
+
+def _md5(path: Path) -> str:
+    with open_regular(path) as file:
+        return digest(file, algorithm="md5")
 
 
 def _fashion_mnist(originals: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -262,18 +292,6 @@ def _fashion_mnist(originals: dict[str, NDArray]) -> dict[str, NDArray]:
     }
 
 
-def _download_tiny_imagenet(folder: Path) -> Path:
-    """Fetch the archive (248 MB) into `folder`, which is returned, if it is not there."""
-    _torchvision_datasets()
-    from torchvision.datasets.utils import download_url
-
-    try:
-        download_url(TINY_IMAGENET_URL, str(folder), md5=TINY_IMAGENET_MD5)
-    except (RuntimeError, OSError) as error:
-        raise OSError(f"cannot get {TINY_IMAGENET_URL} ({error}); get it elsewhere and give its folder") from error
-    return folder
-
-
 def _tiny_imagenet(folder: Path) -> dict[str, NDArray]:
     """Decode all images of the archive or the unpacked folder `tiny-imagenet-200` in `folder`."""
     if folder.name == TINY_IMAGENET and (folder / "wnids.txt").exists():
@@ -283,10 +301,8 @@ def _tiny_imagenet(folder: Path) -> dict[str, NDArray]:
     archive = folder / f"{TINY_IMAGENET}.zip"
     if not archive.exists():
         raise FileNotFoundError(f"{folder} holds neither {TINY_IMAGENET}.zip nor the folder {TINY_IMAGENET}")
-    _torchvision_datasets()
-    from torchvision.datasets.utils import check_md5
-
-    if not check_md5(str(archive), TINY_IMAGENET_MD5):
+    _torchvision_datasets()  # or an ImportError: its PIL decodes
+    if _md5(archive) != TINY_IMAGENET_MD5:
         raise ValueError(f"{archive} is truncated or not the published one (its MD5 differs); fetch it again")
     with zipfile.ZipFile(archive) as file:
         return _decode_tiny_imagenet(zipfile.Path(file, f"{TINY_IMAGENET}/"))
@@ -294,12 +310,17 @@ def _tiny_imagenet(folder: Path) -> dict[str, NDArray]:
 
 def _decode_tiny_imagenet(root: Path | zipfile.Path) -> dict[str, NDArray]:
     """Train and validation images, classes numbered in the order of wnids.txt."""
-    classes = {name: k for k, name in enumerate(root.joinpath("wnids.txt").read_text().split())}
-    rows = [line.split("\t") for line in root.joinpath("val", "val_annotations.txt").read_text().splitlines()]
+    try:
+        names = root.joinpath("wnids.txt").read_text().split()
+        classes = {check_file_name("a class", name): k for k, name in enumerate(names)}
+        rows = [line.split("\t") for line in root.joinpath("val", "val_annotations.txt").read_text().splitlines()]
+        labels_of = {check_file_name("an image", row[0]): classes[row[1]] for row in rows}
+    except (IndexError, KeyError, ValueError) as error:
+        raise ValueError(f"{root} does not tell the classes of Tiny ImageNet ({reason(error)})") from error
     validation = root.joinpath("val", "images")
     splits = {
         "train": ((f, k) for name, k in classes.items() for f in _sorted(root.joinpath("train", name, "images"))),
-        "test": ((validation.joinpath(row[0]), classes[row[1]]) for row in rows),
+        "test": ((validation.joinpath(name), label) for name, label in labels_of.items()),
     }
     arrays = {}
     for split, members in splits.items():
@@ -319,10 +340,7 @@ def _sorted(folder: Path | zipfile.Path) -> Iterator[Path | zipfile.Path]:
 
 
 def _decode(file: Path | zipfile.Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(file.read_bytes())) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file} is no whole image ({error}); unpack the archive again") from error
+        return np.asarray(read_image(file.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{file} is {error}; unpack the archive again") from error

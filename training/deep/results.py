@@ -8,11 +8,13 @@ import io
 import json
 import math
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bpflat.layout import check_finite, check_layout
 from bpflat.storage import StoredResult, atomic_write
 from training.result_file import json_object
 
@@ -73,6 +75,14 @@ class FlatnessHistory:
         Draws at each σ.
     """
 
+    layout: ClassVar[Mapping[str, str]] = {
+        "epoch": "i E",
+        "sigma": "f S",
+        **dict.fromkeys(("delta_error", "std_error"), "f E S"),
+        **dict.fromkeys(("train_loss", "train_error", "test_error"), "f E"),
+        "n_samples": "i",
+    }
+
     epoch: NDArray[np.int64]
     sigma: NDArray[np.float64]
     delta_error: NDArray[np.float64]
@@ -84,6 +94,7 @@ class FlatnessHistory:
 
 
 METRICS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
+_FEWEST_METRICS = sum(field.default is dataclasses.MISSING for field in dataclasses.fields(EpochMetrics))
 
 
 def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
@@ -129,6 +140,11 @@ class DeepRun(StoredResult):
     """
 
     kind = "deep-run"
+    layout: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("row", "column", "device"), "U"),
+        **dict.fromkeys(("seed", "epochs", "n_train", "n_test", "n_parameters"), "i"),
+        **dict.fromkeys(("epochs_scale", "train_loss", "train_error", "test_loss", "test_error", "gamma0"), "n"),
+    }
 
     row: str
     column: str
@@ -178,6 +194,20 @@ class DeepRun(StoredResult):
         if _PREFIX + "epoch" in stored:
             fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS})
         return fields
+
+    def check(self) -> None:
+        """Raise a ValueError, which names the field, where a field is not what the class says."""
+        super().check()
+        columns = range(_FEWEST_METRICS, len(METRICS) + 1)  # the last are younger than some files
+        if self.epochs and not (np.ndim(self.curves) == 2 and len(self.curves) == self.epochs):
+            raise ValueError(f"curves must have {self.epochs} lines, not shape {np.shape(self.curves)}")
+        if self.epochs and self.curves.shape[1] not in columns:
+            raise ValueError(f"curves must have {len(METRICS)} columns, not {self.curves.shape[1]}")
+        if not isinstance(self.configuration.get("recipe"), dict) or "model" not in self.configuration["recipe"]:
+            raise ValueError("configuration must hold a recipe with its model")
+        if self.flatness is not None:
+            check_layout(vars(self.flatness), self.flatness.layout)
+            check_finite(vars(self.flatness), "sigma")
 
     def summary(self) -> str:
         """One line for people."""

@@ -6,7 +6,6 @@ Draws are made on the host and pixels moved on the device, see `training.deep.au
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from bpflat.reading import read_json
 
 
 class Step(NamedTuple):
@@ -275,11 +276,11 @@ def read_policy(path: str | os.PathLike) -> Policy:
         When it does not hold sub-policies of equally many steps, operations that are known, and probabilities and
         levels from 0 to 1.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            policy = tuple(tuple(_fast_step(*step) for step in steps) for steps in json.load(file))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is no list of lists of [operation, probability, level] ({error})") from error
+    content = read_json(path)
+    try:
+        policy = tuple(tuple(_fast_step(*step) for step in steps) for steps in content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no list of lists of [operation, probability, level] ({error})") from error
     if not policy or len({len(steps) for steps in policy}) != 1 or not policy[0]:
         raise ValueError(f"{path} must hold sub-policies, all of equally many steps")
     return policy

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ import torch.distributed as dist
 from bpflat.arguments import check_device
 from bpflat.locks import disclaim
 from bpflat.provenance import Provenance
-from bpflat.storage import atomic_write
+from bpflat.storage import discard_temporaries
+from bpflat.tensor_files import save_tensors
 from training.deep.augment import Augmentation, resize_whole
 from training.deep.checkpoints import load_state, save_state
 from training.deep.events import event_writer
@@ -199,6 +201,7 @@ class DeepTraining:
         stored = self.stored()
         if stored is not None:
             if is_first(group):
+                self._tidy()
                 disclaim(self.file(".npz"))
             return stored
         with first_claims(self.file(".npz"), group):
@@ -278,8 +281,8 @@ class DeepTraining:
             )
             test_loss, test_error = evaluate(model, images.test_images, images.test_labels, images, self.augmentation)
             if is_first(state.group):
-                with atomic_write(self.file(".pt")) as file:
-                    torch.save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
+                weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+                save_tensors(self.file(".pt"), weights)
         result = DeepRun(
             row=self.recipe.row,
             column=self.recipe.column,
@@ -302,11 +305,26 @@ class DeepTraining:
         )
         if is_first(state.group):
             result.save(self.file(".npz"))
-            self.file(_CHECKPOINT).unlink(missing_ok=True)
+            self._tidy()
         return result
+
+    def _tidy(self) -> None:
+        """Delete what is of no use beside a result: the checkpoint and what killed writers have left."""
+        self.file(_CHECKPOINT).unlink(missing_ok=True)
+        discard_temporaries(self.out, "|".join(re.escape(self.file(suffix).name) for suffix in _SUFFIXES))
+
+    def discard(self) -> None:
+        """Delete every file of this run, and its folder if nothing else is in it."""
+        self._tidy()
+        disclaim(self.file(".npz"))
+        for suffix in _SUFFIXES:
+            self.file(suffix).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(self.out).rmdir()
 
 
 _CHECKPOINT = ".checkpoint.pt"
+_SUFFIXES = (".npz", ".csv", ".pt", _CHECKPOINT)  # of all files of a run
 _OPTIONS_OF_TRAIN = (
     "epochs",
     "seed",

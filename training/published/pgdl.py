@@ -7,7 +7,9 @@ The data: https://github.com/google-research/google-research/tree/master/pgdl.
 
 from __future__ import annotations
 
-import json
+import math
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-_IGNORED = {"name", "dtype", "trainable", "input_shape", "batch_input_shape", "data_format"}
+from bpflat.arguments import check_file_name, check_scalar
+from bpflat.reading import check_growth, open_regular, read_json, reason
+
+_LARGEST_WINDOW = 64  # pixels of a kernel, a pooling or a stride
+_IGNORED = {"name", "dtype", "trainable", "input_shape", "batch_input_shape"}
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
     "relu": nn.ReLU,
@@ -62,19 +68,21 @@ def read_records(task: Path) -> list[ModelRecord]:
         It lacks what a record needs.
     """
     path = Path(task) / "model_configs.json"
-    configs = _read_json(path)
+    configs = read_json(path)
     try:
         return [
             ModelRecord(
-                name=name,
+                name=check_file_name("its name", name),
                 hyperparameters={key: value["current_value"] for key, value in config["hparams"].items()},
-                train_error=1 - config["metrics"]["train_acc"],
-                test_error=1 - config["metrics"]["test_acc"],
+                train_error=1 - check_scalar("train_acc", config["metrics"]["train_acc"], at_most=1),
+                test_error=1 - check_scalar("test_acc", config["metrics"]["test_acc"], at_most=1),
             )
             for name, config in configs.items()
         ]
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: a model lacks {error}; it must hold hparams and metrics of every model") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: of a model, {error}") from error
 
 
 def load_model(folder: Path) -> nn.Sequential:
@@ -100,41 +108,55 @@ def load_model(folder: Path) -> nn.Sequential:
         A layer, an option or an activation that is not supported, or weights that do not fit: each named.
     """
     folder = Path(folder)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     try:
-        layers, shape = config["model_config"], tuple(int(n) for n in config["input_shape"])
-    except (KeyError, TypeError) as error:
+        layers, shape = list(config["model_config"]), tuple(int(n) for n in config["input_shape"])
+    except Exception as error:  # what was made up shows as nearly anything
         raise ValueError(
-            f"{folder / 'config.json'} must hold model_config and input_shape; it lacks {error}"
+            f"{folder / 'config.json'} must hold model_config and input_shape; it lacks {reason(error)}"
         ) from error
     weights = _read_weights(folder / "weights.hdf5")
     modules: list[nn.Module] = []
     for position, options in enumerate(layers):
-        kind, options = options["layer_name"], {k: v for k, v in options.items() if k not in {"layer_name", *_IGNORED}}
-        if kind not in _LAYERS:
-            raise ValueError(f"layer {position} is a {kind}, which is not supported; those are: {', '.join(_LAYERS)}")
-        activation = options.pop("activation", "linear") if kind != "Activation" else None
-        if activation not in (None, *_ACTIVATIONS):
-            raise ValueError(f"layer {position} has the activation {activation!r}; known: {', '.join(_ACTIVATIONS)}")
-        build, n_weights = _LAYERS[kind]
-        own = weights[:n_weights] if options.get("use_bias", True) or not n_weights else weights[: n_weights - 1]
-        del weights[: len(own)]
         try:
-            modules.append(build(own, **_without_regularizers(options)))
-        except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"layer {position} ({kind}) cannot be built: {error}") from error
-        if activation not in (None, "linear"):
-            modules.append(_ACTIVATIONS[activation]())
+            modules += _layer(options, weights)
+        except Exception as error:
+            raise ValueError(f"{folder}: layer {position} cannot be built: {reason(error)}") from error
     if weights:
         raise ValueError(f"{folder / 'weights.hdf5'} holds {len(weights)} arrays more than the layers need")
     network = nn.Sequential(*modules).eval()
-    example = torch.zeros(1, *(shape if len(shape) == 1 else (shape[2], *shape[:2])))
     try:
         with torch.no_grad():
-            network(example)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: the layers do not fit one another or inputs of shape {shape}: {error}") from error
+            _without_memory(network, shape)
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: the layers do not fit one another or inputs of shape {shape}: {reason(error)}"
+        ) from error
     return network
+
+
+def _layer(options: dict, weights: list[NDArray[np.float32]]) -> list[nn.Module]:
+    """Modules of one Keras layer, which takes its own arrays from the first of `weights`; raises nearly anything."""
+    kind, options = options["layer_name"], {k: v for k, v in options.items() if k not in {"layer_name", *_IGNORED}}
+    if kind not in _LAYERS:
+        raise ValueError(f"a {kind}, which is not supported; those are: {', '.join(_LAYERS)}")
+    if options.pop("data_format", None) not in (None, "channels_last"):
+        raise ValueError(f"{kind} must have the data_format channels_last; another is not supported")
+    activation = options.pop("activation", "linear") if kind != "Activation" else None
+    if activation not in (None, *_ACTIVATIONS):
+        raise ValueError(f"{kind} has the activation {activation!r}; known: {', '.join(_ACTIVATIONS)}")
+    build, n_weights = _LAYERS[kind]
+    own = weights[:n_weights] if options.get("use_bias", True) or not n_weights else weights[: n_weights - 1]
+    del weights[: len(own)]
+    module = build(own, **_without_regularizers(options))
+    return [module] if activation in (None, "linear") else [module, _ACTIVATIONS[activation]()]
+
+
+def _without_memory(network: nn.Module, shape: tuple[int, ...]) -> None:
+    """Send an input of this shape, (height, width, channels) or (features,), through; no array of it is made."""
+    example = torch.zeros(1, *(shape if len(shape) == 1 else (shape[2], *shape[:2])), device="meta")
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    torch.func.functional_call(network, {name: tensor.to("meta") for name, tensor in tensors.items()}, (example,))
 
 
 class SamePadding(nn.Module):
@@ -179,12 +201,14 @@ def _padded(padding: str, kernel, stride, value: float, layer: nn.Module) -> nn.
 def _convolution(weights, *, filters, kernel_size, strides=1, padding="valid", use_bias=True):
     kernel = torch.from_numpy(weights[0]).permute(3, 2, 0, 1)  # (height, width, in, out) in Keras
     size, stride = _pair(kernel_size), _pair(strides)
+    _require(int(filters) == kernel.shape[0], f"the weights have the shape {weights[0].shape}, not {filters} filters")
     layer = nn.Conv2d(kernel.shape[1], int(filters), size, stride, bias=use_bias)
     _assign(layer, [kernel, *map(torch.from_numpy, weights[1:])])
     return _padded(padding, size, stride, 0.0, layer)
 
 
 def _dense(weights, *, units, use_bias=True):
+    _require(weights[0].shape[1:] == (int(units),), f"the weights have the shape {weights[0].shape}, not {units} units")
     layer = nn.Linear(len(weights[0]), int(units), bias=use_bias)
     _assign(layer, [torch.from_numpy(weights[0]).T, *map(torch.from_numpy, weights[1:])])
     return layer
@@ -253,19 +277,18 @@ def _assign(layer: nn.Module, values: list[torch.Tensor]) -> None:
 def _pair(value) -> tuple[int, int]:
     """Keras's numbers, which JSON may have made floats."""
     pair = (value, value) if isinstance(value, (int, float)) else tuple(value)
+    _require(len(pair) == 2 and all(1 <= n <= _LARGEST_WINDOW for n in pair), f"windows and strides of {value} pixels")
     return int(pair[0]), int(pair[1])
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise ValueError(otherwise)
 
 
 def _without_regularizers(options: dict) -> dict:
     """Leave out what only training uses."""
     return {k: v for k, v in options.items() if not k.endswith(("_regularizer", "_initializer", "_constraint"))}
-
-
-def _read_json(path: Path):
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def _read_weights(path: Path) -> list[NDArray[np.float32]]:
@@ -274,12 +297,40 @@ def _read_weights(path: Path) -> list[NDArray[np.float32]]:
         import h5py
     except ImportError as error:
         raise ImportError("reading Keras weights needs h5py: pip install 'bpflat[deep]'") from error
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there")
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)
-            groups = [root[name] for name in root.attrs["layer_names"]]
-            return [np.array(group[name], dtype=np.float32) for group in groups for name in group.attrs["weight_names"]]
-    except (KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a weights file of Keras: {error}") from error
+    with open_regular(path) as content:
+        try:
+            size = content.seek(0, os.SEEK_END)
+            with h5py.File(content, "r") as file:
+                root = _inside(file, "model_weights") if "model_weights" in file else file
+                groups = [_inside(root, name) for name in root.attrs["layer_names"]]
+                members = [_inside(group, name) for group in groups for name in group.attrs["weight_names"]]
+                check_growth(size, sum(map(_memory, members)), growth=4)
+                arrays = [_own_numbers(member) for member in members]
+        except Exception as error:  # damage shows as KeyError, OSError, RuntimeError, nearly anything
+            raise ValueError(f"{path} is not a weights file of Keras: {reason(error)}") from error
+    return arrays
+
+
+def _inside(group, name: str | bytes):
+    """A member of an HDF5 group that lies in the same file, reached without links to elsewhere."""
+    import h5py
+
+    for part in (name.decode() if isinstance(name, bytes) else str(name)).strip("/").split("/"):
+        _require(isinstance(group.get(part, getlink=True), h5py.HardLink), f"{part} is not there, or links elsewhere")
+        group = group[part]
+    return group
+
+
+def _memory(dataset) -> int:
+    """Bytes that reading an HDF5 dataset takes: of its numbers, and of a piece that is unpacked on the way."""
+    return (math.prod(dataset.shape) + math.prod(dataset.chunks or (0,))) * max(4, dataset.dtype.itemsize)
+
+
+def _own_numbers(dataset) -> NDArray[np.float32]:
+    """Numbers of an HDF5 dataset that are stored in the file itself, and are finite."""
+    _require(not (dataset.external or dataset.is_virtual), f"the numbers of {dataset.name} lie in another file")
+    if not dataset.fletcher32:
+        warnings.warn("weights without HDF5's checksums (fletcher32): damage in them may go unseen", stacklevel=4)
+    array = np.array(dataset, dtype=np.float32)
+    _require(bool(np.isfinite(array).all()), f"{dataset.name} holds numbers that are not finite")
+    return array

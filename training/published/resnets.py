@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-import torch
-
+from bpflat.reading import reason
+from bpflat.tensor_files import load_tensors
 from training.models.cifar_resnet import CifarResNet
 
 
@@ -22,10 +22,9 @@ def load_published(model: CifarResNet, path: str | os.PathLike) -> CifarResNet:
     ValueError
         When it is damaged or of another network.
     """
-    with open(path, "rb") as file:
-        try:
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-            model.load_state_dict({name.removeprefix("module."): w for name, w in saved["state_dict"].items()})
-        except Exception as error:  # damage shows as OSError, RuntimeError, EOFError, UnpicklingError, nearly anything
-            raise ValueError(f"{path} does not hold the weights of this network ({error})") from error
+    saved = load_tensors(path)
+    try:
+        model.load_state_dict({name.removeprefix("module."): w for name, w in saved["state_dict"].items()})
+    except Exception as error:  # of another network, or none: shows as nearly anything
+        raise ValueError(f"{path} does not hold the weights of this network ({reason(error)})") from error
     return model

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bpflat.reading import open_regular, reason
+
+_POLYNOMIAL = np.uint32(0x82F63B78)  # of CRC-32C (Castagnoli), its bits in reverse
 _DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8"}  # numbers of tensorflow.DataType
 
 
@@ -41,30 +45,67 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     paths = sorted(Path(folder).glob("*.tfrecord"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no *.tfrecord")
-    images, labels = [], []
-    for path in paths:
-        try:
-            for record in _records(path.read_bytes()):
-                features = dict(_features(record))
-                images.append(_tensor(features["inputs"]).astype(np.float32))
-                labels.append(_tensor(features["output"]).reshape(()))
-        except (IndexError, KeyError, StopIteration, ValueError) as error:
-            raise ValueError(f"{path} is not a whole file of images (inputs, output): {error!r}") from error
-    return (
-        torch.from_numpy(np.stack(images)).movedim(-1, 1).contiguous(),
-        torch.from_numpy(np.array(labels, dtype=np.int64)),
-    )
+    shards = [_read_shard(path) for path in paths]
+    if len({images.shape[1:] for images, _ in shards}) > 1:
+        raise ValueError(f"the files of {folder} hold images of several shapes")
+    images, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*shards, strict=True))
+    return images.movedim(-1, 1).contiguous(), labels
+
+
+def _read_shard(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images (P, height, width, channels) and labels (P,) of one file."""
+    with open_regular(path) as file:
+        content = file.read()
+    try:
+        pairs = [_pair(dict(_features(record))) for record in _records(content)]
+        images, labels = (np.stack(column) for column in zip(*pairs, strict=True))
+        if images.ndim != 4 or not np.isfinite(images).all():
+            raise ValueError("images must be finite numbers (height, width, channels)")
+    except Exception as error:  # what was made up shows as nearly anything
+        raise ValueError(f"{path} is not a whole file of images (inputs, output): {reason(error)}") from error
+    return images, labels
+
+
+def _pair(features: dict[str, bytes]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Image and label of one record."""
+    return _tensor(features["inputs"]).astype(np.float32), _tensor(features["output"]).astype(np.int64).reshape(())
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    start = 0
+    """Contents of all records, after the checksums of their lengths and of themselves."""
+    table, buffer, start = _crc_table(), np.frombuffer(content, np.uint8), 0
     while start < len(content):
         length = int.from_bytes(content[start : start + 8], "little")
-        record = content[start + 12 : start + 12 + length]
-        start += length + 16
-        if start > len(content):
+        end = start + 12 + length
+        if end + 4 > len(content):
             raise ValueError("it ends in the middle of a record")
-        yield record
+        for first, last in ((start, start + 8), (start + 12, end)):
+            if _masked(_crc32c(buffer[first:last], table)) != int.from_bytes(content[last : last + 4], "little"):
+                raise ValueError(f"the checksum of the record at byte {start} does not hold")
+        yield content[start + 12 : end]
+        start = end + 4
+
+
+def _masked(crc: int) -> int:
+    """The form in which TFRecord stores a checksum: rotated right by 15 bits, and a constant added."""
+    return ((int(crc) >> 15 | int(crc) << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc_table() -> NDArray[np.uint32]:
+    """CRC-32C of each byte by itself."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, table >> 1 ^ _POLYNOMIAL, table >> 1).astype(np.uint32)
+    return table
+
+
+@numba.njit(cache=True)
+def _crc32c(content, table):
+    """CRC-32C of bytes."""
+    crc = np.uint32(0xFFFFFFFF)
+    for byte in content:
+        crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))
+    return crc ^ np.uint32(0xFFFFFFFF)
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -88,13 +129,12 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """A number of 7 bits a byte, the lowest first, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+    value = 0
+    for i, byte in enumerate(message[at : at + 10]):  # 64 bits at most
+        value |= (byte & 127) << 7 * i
         if byte < 128:
-            return value, at
+            return value, at + i + 1
+    raise ValueError("a number that does not end")
 
 
 def _features(example: bytes) -> Iterator[tuple[str, bytes]]:

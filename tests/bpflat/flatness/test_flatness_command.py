@@ -134,7 +134,7 @@ def test_folder_of_images(mine, tmp_path, capsys):
         ([f"{__name__}:nothing", "--data", "D"], "cannot be found"),
         ([FACTORY, "--data", "D", "--model-options", '{"width": 3}'], "cannot be called with {'width': 3}"),
         ([FACTORY, "--data", "D", "--model-options", "[3]"], "must be a JSON object"),
-        ([FACTORY, "--data", "D", "--weights", "D"], "is no file of tensors"),
+        ([FACTORY, "--data", "D", "--weights", "D"], "is no whole file of tensors"),
         ([FACTORY, "--data", "D", "--weights", "T"], "holds no state_dict"),
         ([FACTORY, "--data", "D", "--weights", "W", "--model-options", '{"n_hidden": 5}'], "size mismatch"),
         (["torch.nn:PReLU", "--data", "D", "--weights", "W"], "missing ['weight'] (1), unknown ['1.bias'"),

@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import json
 import pickle
+import urllib.request
 import zipfile
 
 import numpy as np
@@ -233,16 +233,29 @@ def test_fashion_mnist_from_its_folder(tmp_path):
 
 
 def test_without_a_network(tmp_path, monkeypatch):
-    utils = pytest.importorskip("torchvision.datasets.utils")
+    pytest.importorskip("torchvision")
     monkeypatch.setenv("BPFLAT_CACHE", str(tmp_path))
 
     def no_network(*arguments, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr(utils, "download_url", no_network)
-    with pytest.raises(OSError, match="get it elsewhere"):
-        load_images("tiny-imagenet")
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
-    with pytest.raises(OSError, match="get the file elsewhere"):
-        load_images("cifar10")
-    assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) == "[]"
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    for name in ("tiny-imagenet", "cifar10", "fashion-mnist"):
+        with pytest.raises(OSError, match=r"no network.*; get the file elsewhere"):
+            load_images(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tiny-imagenet", "cifar10"])
+@pytest.mark.parametrize(("n_bytes", "message"), [(2_000_000, "larger than"), (2_000, "its MD5 differs")])
+def test_downloads_are_bounded_and_checked(name, n_bytes, message, tmp_path, monkeypatch):
+    """What comes instead of the published file is not kept."""
+    pytest.importorskip("torchvision")
+    (tmp_path / "source").write_bytes(bytes(n_bytes))
+    open_address = urllib.request.urlopen
+    monkeypatch.setenv("BPFLAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "LARGEST_ARCHIVE", 1_000_000)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: open_address((tmp_path / "source").as_uri()))
+    with pytest.raises(OSError, match=message) as caught:
+        load_images(name)
+    assert "https://" in str(caught.value) and list((tmp_path / "cache").iterdir()) == []

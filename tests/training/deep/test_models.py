@@ -119,12 +119,12 @@ def test_weights_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_published(CifarResNet(20), path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="does not hold"):
+    with pytest.raises(ValueError, match=r"no whole file of tensors|does not hold"):
         load_published(CifarResNet(20), path)
     torch.save({"state_dict": CifarResNet(20).state_dict()}, path)
     copy = load_published(CifarResNet(20), path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="does not hold"):
+    with pytest.raises(ValueError, match=r"no whole file of tensors|does not hold"):
         load_published(copy, path)
 
 

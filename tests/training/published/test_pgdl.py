@@ -11,6 +11,7 @@ from tests.training.published.toy_pgdl import SHAPE, write
 from training.published.pgdl import load_model, read_records
 
 h5py = pytest.importorskip("h5py")
+pytestmark = pytest.mark.filterwarnings("ignore:weights without HDF5's checksums")
 
 LAYERS = [
     {"layer_name": "Conv2D", "filters": 4.0, "kernel_size": 3.0, "padding": "same", "activation": "relu"},
@@ -119,6 +120,47 @@ class TestBadInput:
     def test_layers(self, tmp_path, arrays, change, message):
         folder = write(tmp_path / "m", [LAYERS[0] | change, *LAYERS[1:]], arrays)
         with pytest.raises(ValueError, match=message):
+            load_model(folder)
+
+    def test_order_of_the_axes(self, tmp_path, arrays):
+        """Channels last, said or not said, is what is read; channels first would be another network."""
+        x = torch.randn(2, SHAPE[2], *SHAPE[:2], generator=torch.Generator().manual_seed(0))
+        formats = [{}, {"data_format": None}, {"data_format": "channels_last"}]
+        a, b, c = (load_model(write(tmp_path / "m", [LAYERS[0] | f, *LAYERS[1:]], arrays))(x) for f in formats)
+        assert torch.equal(a, b) and torch.equal(a, c)
+        for i in (0, 4, 6):  # a convolution, a pooling, the flattening
+            layers = [*LAYERS[:i], LAYERS[i] | {"data_format": "channels_first"}, *LAYERS[i + 1 :]]
+            with pytest.raises(ValueError, match=rf"layer {i} .*data_format channels_last"):
+                load_model(write(tmp_path / "m", layers, arrays))
+
+    @pytest.mark.parametrize("name", ["x/../../escaped", "..", "/absolute", "", ".hidden", "a\\b", "a\0", "a" * 300])
+    def test_names_stay_in_the_folder(self, tmp_path, name):
+        metrics = {"train_acc": 1.0, "test_acc": 0.5}
+        (tmp_path / "model_configs.json").write_text(json.dumps({name: {"hparams": {}, "metrics": metrics}}))
+        with pytest.raises(ValueError, match=r"model_configs\.json: .*its name must be a name without folders"):
+            read_records(tmp_path)
+
+    @pytest.mark.parametrize("where", ["external link", "soft link", "external storage", "virtual"])
+    def test_numbers_of_other_files(self, tmp_path, where):
+        """A weights file that shows what another file holds is refused."""
+        write(tmp_path / "other", [], [[np.ones((3, 2))]], shape=(3,))
+        folder = write(
+            tmp_path / "m", [{"layer_name": "Dense", "units": 2}], [[np.ones((3, 2)), np.ones(2)]], shape=(3,)
+        )
+        other, inside = str(tmp_path / "other" / "weights.hdf5"), "wrapped_layer/wrapped_layer/array0:0"
+        with h5py.File(folder / "weights.hdf5", "a") as file:
+            del file[inside]
+            if where == "external link":
+                file[inside] = h5py.ExternalLink(other, inside)
+            elif where == "soft link":
+                file[inside] = h5py.SoftLink("/wrapped_layer/wrapped_layer/array1:0")
+            elif where == "external storage":
+                file.create_dataset(inside, (3, 2), "f4", external=[(other, 0, 24)])
+            else:
+                layout = h5py.VirtualLayout((3, 2), "f4")
+                layout[...] = h5py.VirtualSource(other, inside, (3, 2))
+                file.create_virtual_dataset(inside, layout)
+        with pytest.raises(ValueError, match=r"weights\.hdf5 .*(links elsewhere|lie in another file)"):
             load_model(folder)
 
     def test_weights_left_over(self, tmp_path, arrays):
