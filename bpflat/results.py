@@ -65,6 +65,34 @@ def _new_axes() -> Axes:
 
 
 @dataclass(frozen=True, eq=False)
+class Cumulants:
+    """Cumulant generating function of the number of errors E under noise, at S amplitudes and B inverse temperatures.
+
+    Of a loss, E is the sum over patterns of its rise over that of the reference.  NaN where chains disagree or the
+    samples do not reach.
+
+    Attributes
+    ----------
+    beta : ndarray, shape (B,)
+        Inverse temperatures β.
+    log_mean_exp : ndarray, shape (S, B)
+        ``log ⟨e^{-βE}⟩``, nats (not per weight).
+    std_error : ndarray, shape (S, B)
+        Standard error of `log_mean_exp`.
+    mean_errors : ndarray, shape (S, B)
+        ``⟨E⟩_β = −∂_β log ⟨e^{-βE}⟩``.
+    mean_std_error : ndarray, shape (S, B), optional
+        Standard error of `mean_errors`.
+    """
+
+    beta: _Floats
+    log_mean_exp: _Floats
+    std_error: _Floats
+    mean_errors: _Floats
+    mean_std_error: _Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class LocalEntropyCurve(_Curves):
     """Local entropy around one reference or R of them, one entry a point.
 
@@ -84,7 +112,7 @@ class LocalEntropyCurve(_Curves):
         Standard error of `phi`; NaN for methods that do not sample.
     converged : ndarray of bool
     n_iter : ndarray of int
-        Sweeps over all messages that the point took.
+        Sweeps over all messages, or over all chains, that the point took.
     train_error : float or ndarray of shape (R,)
         Fraction of training errors of the reference itself.
     method : str
@@ -92,6 +120,32 @@ class LocalEntropyCurve(_Curves):
         Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
+    sigma : ndarray, shape (D,), optional
+        Noise amplitudes σ = √Δ.  This and what follows are of `bpflat.flatness.local_entropy` alone, whose n, the
+        number of perturbed parameters with s > 0, takes the place of KN, and whose distance is
+        ``d = Σ_i (w'_i − w_i)²/s_i² / (2n)``.
+    scale : str, optional
+        Scales s of the noise.
+    n_weights : int, optional
+        n.
+    rhat : ndarray, shape (D,), optional
+        Largest split R-hat over the ladder of inverse temperatures.
+    ess : ndarray, shape (D,), optional
+        Effective sample size of the estimate of log Z.
+    n_temperatures : ndarray of int, shape (D,), optional
+        Inverse temperatures of the ladder; with 1, samples of the prior were counted.
+    swap_rate : ndarray, shape (D,), optional
+        Smallest fraction of accepted exchanges between neighbours on the ladder; NaN with a single one.
+    passes : ndarray, shape (D,), optional
+        Passes over all patterns that the point took; one that was left early counts as far as it went.
+    message : ndarray of str, shape (D,), optional
+        What kept a point from converging; empty where it did.
+    learning_coefficient : ndarray, shape (D,), optional
+        ``λ̂(β) = nβ (⟨L⟩_β − L₀)``, n being the number of patterns, where a loss was measured.
+    learning_coefficient_error : ndarray, shape (D,), optional
+        Its standard error.
+    cumulant_beta, cumulant_log_mean_exp, cumulant_std_error, cumulant_mean, cumulant_mean_error : ndarray, optional
+        What `cumulants` returns.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
     """
@@ -110,7 +164,45 @@ class LocalEntropyCurve(_Curves):
     method: str
     beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
+    sigma: _Floats | None = None
+    scale: str | None = None
+    n_weights: int | None = None
+    rhat: _Floats | None = None
+    ess: _Floats | None = None
+    n_temperatures: NDArray[np.int64] | None = None
+    swap_rate: _Floats | None = None
+    passes: _Floats | None = None
+    message: NDArray[np.str_] | None = None
+    learning_coefficient: _Floats | None = None
+    learning_coefficient_error: _Floats | None = None
+    cumulant_beta: _Floats | None = None
+    cumulant_log_mean_exp: _Floats | None = None
+    cumulant_std_error: _Floats | None = None
+    cumulant_mean: _Floats | None = None
+    cumulant_mean_error: _Floats | None = None
     provenance: Provenance = field(default=Provenance(), compare=False)
+
+    def cumulants(self) -> Cumulants:
+        """Cumulant generating function ``log ⟨e^{-βE}⟩`` of the number of errors under the noise.
+
+        The bridge between the local energy, ``⟨E⟩`` being its slope at β = 0, and the local entropy, its limit at large
+        β around a reference without errors.
+
+        Raises
+        ------
+        ValueError
+            When the curve does not hold them: it is of a method that does not sample, or of an earlier version.
+        """
+        held = (
+            self.cumulant_beta,
+            self.cumulant_log_mean_exp,
+            self.cumulant_std_error,
+            self.cumulant_mean,
+            self.cumulant_mean_error,
+        )
+        if any(part is None for part in held):
+            raise ValueError("this curve holds no cumulants; measure it by bpflat.flatness.local_entropy")
+        return Cumulants(*held)  # type: ignore[arg-type]
 
     @property
     def measure(self) -> str:
