@@ -66,30 +66,33 @@ def _new_axes() -> Axes:
 
 @dataclass(frozen=True, eq=False)
 class Cumulants:
-    """Cumulant generating function of the number of errors E under noise, at S amplitudes and B inverse temperatures.
+    """The cumulant generating function ``log ⟨e^{-β E(w')}⟩`` of the number of training errors under the prior.
 
-    Of a loss, E is the sum over patterns of its rise over that of the reference.  NaN where chains disagree or the
-    samples do not reach.
+    It leads from the local energy to the local entropy: its slope at β = 0 is -⟨E⟩, that is ``-P (δE + E_train)``, and
+    as β → ∞ it tends to ``log P(E = 0)``, for a reference without errors the log Z of eq. 3.  All of it counts errors
+    and nats in total, not per pattern or weight.
 
     Attributes
     ----------
     beta : ndarray, shape (B,)
-        Inverse temperatures β.
-    log_mean_exp : ndarray, shape (S, B)
-        ``log ⟨e^{-βE}⟩``, nats (not per weight).
-    std_error : ndarray, shape (S, B)
-        Standard error of `log_mean_exp`.
-    mean_errors : ndarray, shape (S, B)
-        ``⟨E⟩_β = −∂_β log ⟨e^{-βE}⟩``.
+        Costs β ≥ 0 of an error, rising.
+    log_mean_exp : ndarray, shape (S, B) or (R, S, B)
+        ``log ⟨e^{-βE}⟩`` in nats, a row for each width of the prior; NaN where not converged.
+    std_error : ndarray, shape (S, B) or (R, S, B)
+        Standard error of `log_mean_exp`; NaN for methods that do not sample.
+    mean_errors : ndarray, shape (S, B) or (R, S, B)
+        ``⟨E⟩_β``, the mean number of errors of weights w' that weigh ``e^{-βE}``: minus the slope of `log_mean_exp`, by
+        "bp" to O(1/N).
     mean_std_error : ndarray, shape (S, B), optional
-        Standard error of `mean_errors`.
+        Standard error of `mean_errors`, where a torch model was sampled.  Where a smooth loss was measured, E is
+        ``n (L − L₀)``, and ``β mean_errors`` the learning coefficient λ̂(β).
     """
 
-    beta: _Floats
-    log_mean_exp: _Floats
-    std_error: _Floats
-    mean_errors: _Floats
-    mean_std_error: _Floats | None = None
+    beta: NDArray[np.float64]
+    log_mean_exp: NDArray[np.float64]
+    std_error: NDArray[np.float64]
+    mean_errors: NDArray[np.float64]
+    mean_std_error: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +123,18 @@ class LocalEntropyCurve(_Curves):
         Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
+    scale : str
+        Scales s of the prior: "isotropic", "multiplicative" (s = |w|), "filter", or "given" as an array.
+    n_weights : int or ndarray of int, shape (R,), optional
+        Perturbed weights n, those with s > 0; None in files of version 0.1.
+    betas : ndarray, shape (B,), optional
+        Costs of an error at which the curve holds the cumulant generating function: what `cumulants` returns, as are
+        the next four.
+    log_mean_exp, log_mean_exp_error, mean_errors : ndarray, shape (D, B) or (R, D, B), optional
+    mean_errors_error : ndarray, shape (D, B), optional
     sigma : ndarray, shape (D,), optional
-        Noise amplitudes σ = √Δ.  This and what follows are of `bpflat.flatness.local_entropy` alone, whose n, the
-        number of perturbed parameters with s > 0, takes the place of KN, and whose distance is
-        ``d = Σ_i (w'_i − w_i)²/s_i² / (2n)``.
-    scale : str, optional
-        Scales s of the noise.
-    n_weights : int, optional
-        n.
+        Noise amplitudes σ = √Δ.  This and what follows are of `bpflat.flatness.local_entropy` alone, where n
+        takes the place of KN and the distance is ``d = Σ_i (w'_i − w_i)²/s_i² / (2n)``.
     rhat : ndarray, shape (D,), optional
         Largest split R-hat over the ladder of inverse temperatures.
     ess : ndarray, shape (D,), optional
@@ -144,8 +151,6 @@ class LocalEntropyCurve(_Curves):
         ``λ̂(β) = nβ (⟨L⟩_β − L₀)``, n being the number of patterns, where a loss was measured.
     learning_coefficient_error : ndarray, shape (D,), optional
         Its standard error.
-    cumulant_beta, cumulant_log_mean_exp, cumulant_std_error, cumulant_mean, cumulant_mean_error : ndarray, optional
-        What `cumulants` returns.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
     """
@@ -164,9 +169,14 @@ class LocalEntropyCurve(_Curves):
     method: str
     beta: NDArray[np.float64]
     reference: str | NDArray[np.str_] = ""
+    scale: str = "isotropic"
+    n_weights: int | NDArray[np.int64] | None = None
+    betas: NDArray[np.float64] | None = None
+    log_mean_exp: NDArray[np.float64] | None = None
+    log_mean_exp_error: NDArray[np.float64] | None = None
+    mean_errors: NDArray[np.float64] | None = None
+    mean_errors_error: NDArray[np.float64] | None = None
     sigma: _Floats | None = None
-    scale: str | None = None
-    n_weights: int | None = None
     rhat: _Floats | None = None
     ess: _Floats | None = None
     n_temperatures: NDArray[np.int64] | None = None
@@ -175,34 +185,20 @@ class LocalEntropyCurve(_Curves):
     message: NDArray[np.str_] | None = None
     learning_coefficient: _Floats | None = None
     learning_coefficient_error: _Floats | None = None
-    cumulant_beta: _Floats | None = None
-    cumulant_log_mean_exp: _Floats | None = None
-    cumulant_std_error: _Floats | None = None
-    cumulant_mean: _Floats | None = None
-    cumulant_mean_error: _Floats | None = None
     provenance: Provenance = field(default=Provenance(), compare=False)
 
     def cumulants(self) -> Cumulants:
-        """Cumulant generating function ``log ⟨e^{-βE}⟩`` of the number of errors under the noise.
-
-        The bridge between the local energy, ``⟨E⟩`` being its slope at β = 0, and the local entropy, its limit at large
-        β around a reference without errors.
+        """Return the cumulant generating function ``log ⟨e^{-βE}⟩``, where it was measured too.
 
         Raises
         ------
         ValueError
-            When the curve does not hold them: it is of a method that does not sample, or of an earlier version.
+            When the curve does not hold it.
         """
-        held = (
-            self.cumulant_beta,
-            self.cumulant_log_mean_exp,
-            self.cumulant_std_error,
-            self.cumulant_mean,
-            self.cumulant_mean_error,
-        )
-        if any(part is None for part in held):
-            raise ValueError("this curve holds no cumulants; measure it by bpflat.flatness.local_entropy")
-        return Cumulants(*held)  # type: ignore[arg-type]
+        held = self.betas, self.log_mean_exp, self.log_mean_exp_error, self.mean_errors
+        if any(array is None for array in held):
+            raise ValueError("the curve holds no cumulants; measure it with betas, the costs at which they are wanted")
+        return Cumulants(*held, self.mean_errors_error)  # type: ignore[arg-type]
 
     @property
     def measure(self) -> str:

@@ -135,11 +135,11 @@ class Ensemble:
             self.energy.draw(self.nu[k], self.generator)
         pending = np.arange(len(states))
         for attempt in range(1, _TRIES + 1):
-            for i, k in enumerate(pending):
+            for i, k in enumerate(pending.tolist()):
                 self._point(states[k], k, theta[k], out=self.proposals[i])
             energies = self.energy(self.proposals[: len(pending)], limits[pending])
             accepted = energies <= limits[pending]
-            for k, energy in zip(pending[accepted], energies[accepted], strict=True):
+            for k, energy in zip(pending[accepted].tolist(), energies[accepted], strict=True):
                 c, t = states[k]
                 self._point((c, t), k, theta[k], out=self.z[c][t])
                 self.u[c, t] = energy

@@ -56,7 +56,7 @@ def local_entropy(
     precision: str | None = None,
     together: int | None = None,
     max_temperatures: int = 64,
-    cumulant_betas: ArrayLike | None = None,
+    betas: ArrayLike | None = None,
     progress: bool = False,
 ) -> LocalEntropyCurve:
     """Local entropy of any torch model (eq. 3), under the noise of the local energy (eq. 4).
@@ -106,11 +106,11 @@ def local_entropy(
     resident : bool, optional
     precision : {None, "float32", "tf32", "bfloat16", "float16"}
     together : int, optional
-        States whose passes are made together, by torch.func.vmap; 1: one after the other.  By default up to 64 of small
+        States whose passes are made together, by torch.func.vmap; 1: one after the other.  By default up to 128 of small
         models, as far as they take no more than 64 MiB, where vmap knows all that the model does; else 1.
     max_temperatures : int
         Longest ladder.
-    cumulant_betas : array_like, shape (B,), optional
+    betas : array_like, shape (B,), optional
         Inverse temperatures β ≥ 0, rising, of the cumulant generating function in `LocalEntropyCurve.cumulants`.
         Default: 0 and 24 geometric ones, from 1e-4 β to β, or to 10.
     progress : bool
@@ -173,7 +173,7 @@ def local_entropy(
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     together = None if together is None else check_count("together", together, at_most=10**6)
     max_temperatures = check_count("max_temperatures", max_temperatures, at_least=2, at_most=10**4)
-    grid = _check_cumulant_betas(cumulant_betas, beta)
+    grid = _check_betas(betas, beta)
     objective = Objective(forward, loss, error)
     if beta is None and not objective.has_error:
         raise ValueError("beta must be given with a loss and no error: of a smooth loss there is nothing to count")
@@ -225,14 +225,14 @@ def local_entropy(
         sigma=sigmas,
         scale=scale,
         n_weights=passes.n_weights,
-        cumulant_beta=grid,
+        betas=grid,
         provenance=Provenance.here(),
     )
 
 
-def _check_cumulant_betas(betas: ArrayLike | None, beta: float | None) -> _Floats:
+def _check_betas(betas: ArrayLike | None, beta: float | None) -> _Floats:
     if betas is not None:
-        return check_grid("cumulant_betas", betas, zero=True)
+        return check_grid("betas", betas, zero=True)
     return np.concatenate([[0.0], (10.0 if beta is None else beta) * np.geomspace(1e-4, 1.0, 24)])
 
 
@@ -344,9 +344,9 @@ def _columns(points: list[_Measured], *, of_loss: bool) -> dict[str, NDArray[Any
         converged = np.array([p.point.converged for p in points])
         for name in ("learning_coefficient", "learning_coefficient_error"):
             columns[name] = np.where(converged, of_measured(name), np.nan)
-    names = ("log_mean_exp", "std_error", "mean", "mean_error")
+    names = ("log_mean_exp", "log_mean_exp_error", "mean_errors", "mean_errors_error")
     cumulants = np.array([p.cumulants for p in points]).swapaxes(0, 1)  # (4, S, B)
-    columns |= {f"cumulant_{name}": values for name, values in zip(names, cumulants, strict=True)}
+    columns |= dict(zip(names, cumulants, strict=True))
     return columns | {
         "delta": np.array([p.point.delta for p in points]),
         "converged": np.array([p.point.converged for p in points]),

@@ -115,9 +115,8 @@ class Objective:
     def energies(self, model: nn.Module, batch: Batch) -> Tensor:
         """Error of each pattern, summed over what it has of them, shape (N,); the loss where there is no error."""
         outputs = self.outputs(model, batch)
-        if self.error is None and self.loss is None:
-            return wrong(outputs, batch[1]).float()
-        return _values((self.error or self.loss)(outputs, batch)).of_rows()
+        measure = self.error or self.loss
+        return wrong(outputs, batch[1]).float() if measure is None else _values(measure(outputs, batch)).of_rows()
 
 
 def _values(returned: object) -> Values:

@@ -16,7 +16,7 @@ from bpflat.flatness.objective import Objective
 
 _TOGETHER_BYTES = 64 << 20  # most that states take whose passes are made together, by default
 _TOGETHER_WEIGHTS = 300_000  # more than these keep two cores busy on their own
-_TOGETHER = 64
+_TOGETHER = 128
 _ASTRAY = 0.02  # fraction of patterns whose energies may change with the order of sums, as at ties
 
 
