@@ -1,13 +1,13 @@
 """The local entropy of torch models: how near to the speed of plain passes, and what two devices save.
 
-``python -m benchmarks.entropy`` prints, for a ReLU perceptron (784-16-2, 400 patterns) and SmallConvNet (200 pictures)
-on the CPU,
+``python -m benchmarks.entropy`` prints, for a ReLU perceptron (784-16-2, 400 patterns) with a ladder, and the first line
+for SmallConvNet (200 pictures) at a small σ, where samples of the noise are counted, on the CPU,
 
-1. patterns a second inside `bpflat.flatness.local_entropy` over those of plain forward passes in inference mode, in the
-   same batches, by the processor's time.  Patterns are those that went through the model: what early rejection leaves
-   out is not counted.  The whole call is timed, with its copies, checks, noise and ladder;
-2. passes without early rejection (all patterns in one batch) over those with it, and what of that comes of putting
-   patterns first that are often wrong;
+1. patterns a second inside `bpflat.flatness.local_entropy` over those of plain forward passes in inference mode, all
+   patterns in one batch in both, so that early rejection plays no part; by the processor's time.  The whole call is
+   timed, with its copies, checks, noise and ladder;
+2. passes with all patterns in one batch over those in small batches, which early rejection leaves, and what of that
+   comes of putting patterns first that are often wrong; and the same of time;
 3. time of one state after the other over that of many together (torch.func.vmap).
 
 The peak memory is a matter of the tests.
@@ -65,8 +65,8 @@ def cases() -> list[Case]:
         last.bias -= outputs.mean(dim=0)
         answers = (outputs - outputs.mean(dim=0)).argmax(dim=1)
     return [
-        Case("perceptron", perceptron, (inputs, targets), 1.0, {}, 100),
-        Case("SmallConvNet", convolutional, (pictures, answers), 0.01, {"n_chains": 2, "max_temperatures": 8}, 50),
+        Case("perceptron", perceptron, (inputs, targets), 0.7, {"n_chains": 32}, 100),
+        Case("SmallConvNet", convolutional, (pictures, answers), 0.001, {"n_chains": 2}, 50),
     ]
 
 
@@ -78,20 +78,20 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 
 
 def plain_rate(case: Case, least: float = 2.0) -> float:
-    """Patterns a second of plain passes."""
+    """Patterns a second of plain passes, all patterns in one batch."""
     n, spent = 0, 0.0
     with torch.inference_mode():
         while spent < least:
-            spent += cpu_seconds(lambda: [case.model(batch) for batch in case.data[0].split(case.batch_size)])
-            n += len(case.data[0])
+            spent += cpu_seconds(lambda: [case.model(case.data[0]) for _ in range(5)])
+            n += 5 * len(case.data[0])
     return n / spent
 
 
-def inside_rate(case: Case, **options) -> tuple[float, float, LocalEntropyCurve]:
-    """Patterns a second inside the call, its seconds, and what it finds."""
+def timed(case: Case, **options) -> tuple[float, LocalEntropyCurve]:
+    """Seconds of a call, and what it finds."""
     curves = []
     took = cpu_seconds(lambda: curves.append(case.curve(**options)))
-    return float(curves[0].passes[0]) * len(case.data[0]) / took, took, curves[0]
+    return took, curves[0]
 
 
 def passes_without_order(case: Case, **options) -> float:
@@ -106,21 +106,25 @@ def passes_without_order(case: Case, **options) -> float:
 def main() -> None:
     """Measure both models."""
     for case in cases():
+        n_patterns, n = len(case.data[0]), sum(p.numel() for p in case.model.parameters())
         before = plain_rate(case)
-        rate, took, curve = inside_rate(case)
-        plain = (before + plain_rate(case)) / 2  # a slow moment of the machine hits both
-        n = sum(p.numel() for p in case.model.parameters())
+        whole_time, whole = timed(case, batch_size=n_patterns)
+        plain = (before + plain_rate(case)) / 2
         print(
-            f"{case.name}, {n:,} weights, {torch.get_num_threads()} threads: log P = {curve.log_z[0] * n:.2f} ± "
-            f"{curve.std_error[0] * n:.2f}, {curve.n_temperatures[0]} temperatures, {curve.passes[0]:,.0f} passes, "
-            f"{took:.1f} s of the processor"
+            f"{case.name}, {n:,} weights, {torch.get_num_threads()} threads: log P = {whole.log_z[0] * n:.2f} ± "
+            f"{whole.std_error[0] * n:.2f}, {whole.n_temperatures[0]} temperatures, {whole.passes[0]:,.0f} passes, "
+            f"{whole_time:.1f} s of the processor"
         )
-        print(verdict("patterns a second inside over plain passes", rate / plain, 0.8))
-        alone, took_alone, _ = inside_rate(case, together=1)
-        print(f"  one after the other: {alone / plain:.3g} of plain passes, {took_alone / took:.3g} times as long")
-        whole = float(case.curve(batch_size=len(case.data[0])).passes[0])
-        print(f"  passes without early rejection over those with it: {whole / curve.passes[0]:.3g}")
-        print(f"  the same with patterns as they come: {whole / passes_without_order(case):.3g}")
+        rate = whole.passes[0] * n_patterns / whole_time
+        print(verdict("patterns a second inside over plain passes", rate / plain, 0.8), flush=True)
+        if whole.n_temperatures[0] == 1:
+            continue
+        alone_time, _ = timed(case, together=1, batch_size=n_patterns)
+        took, curve = timed(case)
+        print(f"  one state after the other over many together, time: {alone_time / whole_time:.3g}")
+        ratio = whole.passes[0] / curve.passes[0]
+        print(f"  one batch over early rejection: passes {ratio:.3g}, time {whole_time / took:.3g}")
+        print(f"  the same with patterns as they come: passes {whole.passes[0] / passes_without_order(case):.3g}")
 
 
 if __name__ == "__main__":

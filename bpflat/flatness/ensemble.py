@@ -160,7 +160,7 @@ class Ensemble:
         """Exchange of the states at temperatures t and t + 1, a step in β apart, in each chain; counts the accepted."""
         with np.errstate(invalid="ignore"):  # ∞ − ∞ at infinite energies: exchanging them changes nothing
             gain = step * (self.u[:, t + 1] - self.u[:, t])
-        accepted = np.flatnonzero(np.log(self.rng.random(len(self.z))) < gain)
+        accepted = np.flatnonzero(-self.rng.standard_exponential(len(self.z)) < gain)
         for c in accepted:
             self.z[c][t], self.z[c][t + 1] = self.z[c][t + 1], self.z[c][t]
             self.u[c, [t, t + 1]] = self.u[c, [t + 1, t]]

@@ -106,8 +106,8 @@ def local_entropy(
     resident : bool, optional
     precision : {None, "float32", "tf32", "bfloat16", "float16"}
     together : int, optional
-        States whose passes are made together, by torch.func.vmap; 1: one after the other.  By default up to 128 of small
-        models, as far as they take no more than 64 MiB, where vmap knows all that the model does; else 1.
+        States whose passes are made together, by torch.func.vmap; 1: one after the other.  By default up to 128 of
+        small models, as far as they take no more than 64 MiB, where vmap knows all that the model does; else 1.
     max_temperatures : int
         Longest ladder.
     betas : array_like, shape (B,), optional

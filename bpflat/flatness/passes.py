@@ -17,6 +17,7 @@ from bpflat.flatness.objective import Objective
 _TOGETHER_BYTES = 64 << 20  # most that states take whose passes are made together, by default
 _TOGETHER_WEIGHTS = 300_000  # more than these keep two cores busy on their own
 _TOGETHER = 128
+_FEW = 3  # states that are sooner through one after the other
 _ASTRAY = 0.02  # fraction of patterns whose energies may change with the order of sums, as at ties
 
 
@@ -90,7 +91,7 @@ class Passes:
         """Energies (G,) of states z (G, n), which are overwritten; infinite where they exceed the limits (G,)."""
         torch.addcmul(self.w, self.scales, states, value=self.sigma, out=states)
         with self.evaluation.settings():
-            if self.together == 1:
+            if self.together == 1 or len(states) <= _FEW:
                 energies = np.array([self._alone(*each) for each in zip(states, limits, strict=True)])
             else:
                 energies = self._of_all(states, limits)
@@ -115,7 +116,7 @@ class Passes:
         """Views of flat weights (..., n) by name."""
         parts = weights.split([p.numel() for p in self.copies.values()], dim=-1)
         return {
-            name: part.unflatten(-1, p.shape) if p.ndim else part.squeeze(-1)
+            name: part.view(*part.shape[:-1], *p.shape)
             for (name, p), part in zip(self.copies.items(), parts, strict=True)
         }
 

@@ -64,10 +64,10 @@ def replica_exchange(energy, z, betas, n_sweeps, rng, normal, tries):
                     break
                 low, high = (theta, high) if theta < 0 else (low, theta)
         for t in range(sweep % 2, n_betas - 1, 2):
-            numbers = rng.random(n_chains)
+            exponential = rng.standard_exponential(n_chains)
             for c in range(n_chains):
                 gain = (betas[t + 1] - betas[t]) * (energy(z[c][t + 1]) - energy(z[c][t]))
-                if math.log(numbers[c]) < gain:
+                if math.exp(-exponential[c]) < math.exp(min(gain, 0.0)):  # the former is uniform
                     z[c][t], z[c][t + 1] = z[c][t + 1], z[c][t]
         energies.append([[energy(state) for state in chain] for chain in z])
         norms.append([sum(a * a for a in chain[-1]) for chain in z])

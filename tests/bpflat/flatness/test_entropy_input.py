@@ -127,6 +127,16 @@ def test_round_trip(tmp_path):
     assert_array_equal(back.cumulants().mean_errors, curve.cumulants().mean_errors)
 
 
+def test_progress(capsys):
+    """A bar over all sweeps, with the time that is left, on stderr; by default nothing."""
+    model, data = network()
+    local_entropy(model, data, [0.1, 0.2], **FEW)
+    assert capsys.readouterr().err == ""
+    local_entropy(model, data, [0.1, 0.2], progress=True, **FEW)
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.startswith("Φ: 100%") and "240/240" in last and "sigma=0.2" in last
+
+
 def test_other_precision():
     model, data = network(double=False)
     curve = local_entropy(model, data, [0.1], precision="bfloat16", **FEW)
