@@ -1,7 +1,7 @@
 """The local entropy of torch models: how near to the speed of plain passes, and what two devices save.
 
-``python -m benchmarks.entropy`` prints, for a ReLU perceptron (784-16-2, 400 patterns) with a ladder, and the first line
-for SmallConvNet (200 pictures) at a small σ, where samples of the noise are counted, on the CPU,
+``python -m benchmarks.entropy`` prints, for a ReLU perceptron (784-16-2, 400 patterns) with a ladder, and the first
+line for SmallConvNet (200 pictures) at a small σ, where samples of the noise are counted, on the CPU,
 
 1. patterns a second inside `bpflat.flatness.local_entropy` over those of plain forward passes in inference mode, all
    patterns in one batch in both, so that early rejection plays no part; by the processor's time.  The whole call is
@@ -65,7 +65,7 @@ def cases() -> list[Case]:
         last.bias -= outputs.mean(dim=0)
         answers = (outputs - outputs.mean(dim=0)).argmax(dim=1)
     return [
-        Case("perceptron", perceptron, (inputs, targets), 0.7, {"n_chains": 32}, 100),
+        Case("perceptron", perceptron, (inputs, targets), 0.9, {"n_chains": 16}, 100),
         Case("SmallConvNet", convolutional, (pictures, answers), 0.001, {"n_chains": 2}, 50),
     ]
 
