@@ -13,7 +13,7 @@ SOURCE ?= $(FASHION_MNIST_DIR)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help fig1 fig6 figures test lint format bench data clean
+.PHONY: help fig1 fig6 figures test fuzz lint format bench data clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -29,7 +29,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig1 --preset paper --results figures/results/fig1-paper
 	$(BIN)/python -m figures.fig6 --preset paper --results figures/results/fig6-paper
 	$(BIN)/python -m figures.estimators
-	$(BIN)/python -m figures.conventions --draws 4
+	$(BIN)/python -m figures.conventions
 	$(BIN)/python -m figures.draws
 	$(BIN)/python -m figures.published_resnets
 	$(BIN)/python -m figures.table1 --results figures/results/table1
@@ -40,6 +40,9 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(VENV)/.installed-test  ## try every wrong value of the command lines and files, not a sample (hours)
+	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.installed-test  ## check style, formatting and types
 	$(BIN)/python -m ruff check .

@@ -61,8 +61,8 @@ class Loop:
 
     def run_epoch(self, epoch: int, orders: list[torch.Tensor]) -> None:
         """One epoch; `orders` are those of `randomness.minibatch_orders`, one a restart."""
-        scales = self.protocol.scales(epoch)
-        coupling = self.protocol.B * scales.gamma
+        scheduled = self.protocol.scheduled(epoch)
+        coupling = self.protocol.B * scheduled.gamma
         for restart, order in enumerate(orders):
             for indices in order:
                 centre = torch.stack([model.u.detach() for model in self.models[restart]]).mean(0)
@@ -70,8 +70,8 @@ class Loop:
                     self.models[restart], self.optimizers[restart], indices, strict=True
                 ):
                     optimizer.zero_grad()
-                    s = self.labels[index] * model(self.patterns[index], scales.beta)
-                    loss = torch.nn.functional.softplus(-2 * scales.omega * s).sum() / (2 * scales.omega)
+                    s = self.labels[index] * model(self.patterns[index], scheduled.beta)
+                    loss = torch.nn.functional.softplus(-2 * scheduled.omega * s).sum() / (2 * scheduled.omega)
                     loss.backward()
                     with torch.no_grad():
                         model.u.grad.add_(model.u - centre, alpha=coupling)
@@ -123,10 +123,10 @@ def rate_over_matrix_product(patterns: np.ndarray, labels: np.ndarray) -> float:
     a, b, out = torch.rand(2048, 2048), torch.rand(2048, 2048), torch.empty(2048, 2048)
     ensemble = Ensemble.start(PROTOCOL, Problem(patterns, labels, CPU, span=True), list(range(RESTARTS)), 0)
     steps, orders = SpanDescent(ensemble.problem, PROTOCOL), ensemble.orders(0)
-    scales, attractions = PROTOCOL.scales(0), PROTOCOL.attractions(0)
+    scheduled, attractions = PROTOCOL.scheduled(0), PROTOCOL.attractions(0)
     product, descent = median_seconds(
         lambda: torch.mm(a, b, out=out),
-        lambda: [steps.run(ensemble.u, orders, scales, **attractions) for _ in range(TURN)],
+        lambda: [steps.run(ensemble.u, orders, scheduled, **attractions) for _ in range(TURN)],
         repeats=ROUNDS,
     )
     flops = TURN * orders.numel() * 4 * PROTOCOL.K * (len(patterns) + 1) / 2

@@ -25,6 +25,7 @@ LARGEST = 1e70
 _SQUARABLE = (
     1e100  # most that a number may be where nothing else bounds it: its square is a number, and a thousand more
 )
+_WIDEST = 1e12  # most that a scale of the prior may be, in units of weights: nothing is left of these in six digits
 _MOST_DRAWS = 10**9  # of anything that is counted: years of computing, and sums of squared counts still fit 64 bits
 _MOST_PROCESSES = 4096  # more than a machine has cores
 _NOT_NUMBERS = {
@@ -197,6 +198,27 @@ def check_problem(
     return weights, patterns, check_labels(labels, len(patterns))
 
 
+def check_scale(
+    prior_scale: str | ArrayLike | None, weights: NDArray[np.float64]
+) -> tuple[str, NDArray[np.float64] | None]:
+    """Return what was given in a word, and the scales of the prior, of the shape of checked `weights`, or None."""
+    if prior_scale is None:
+        return "isotropic", None
+    if isinstance(prior_scale, str):
+        return check_choice("prior_scale", prior_scale, ("multiplicative",)), np.abs(weights)
+    scale = _reals("prior_scale", prior_scale)
+    if scale.shape not in (weights.shape, weights.shape[-2:]):
+        raise ValueError(f"prior_scale must have the shape of weights, {weights.shape}, not {scale.shape}")
+    scale = np.broadcast_to(check_array("prior_scale", scale, between=(-np.inf, np.inf)), weights.shape)
+    if (scale < 0).any():
+        raise ValueError(f"prior_scale must be at least 0; found {scale[scale < 0][0]:g}")
+    if not scale.any(axis=(-2, -1)).all():
+        raise ValueError("prior_scale is zero for all weights of a reference: nothing is perturbed")
+    if (scale / _WIDEST > np.abs(weights).max(axis=-1, keepdims=True)).any():
+        raise ValueError(f"prior_scale must be at most {_WIDEST:g} times the largest weight of its hidden unit")
+    return "given", scale
+
+
 def check_grid(
     name: str, grid: ArrayLike, *, zero: bool = False, between: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
@@ -317,6 +339,11 @@ def check_jobs(n_jobs: int) -> int:
         f"n_jobs must be a whole number other than 0, at most {_MOST_PROCESSES} (-1: one process a core); "
         f"got {shown(n_jobs)}"
     )
+
+
+def check_threads(threads: int) -> int:
+    """Return a number of threads: at least 1, and no more than a machine has cores."""
+    return check_count("threads", threads, at_most=_MOST_PROCESSES)
 
 
 # --- choices ------------------------------------------------------------------------------------

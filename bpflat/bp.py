@@ -20,6 +20,7 @@ from bpflat.estimators.problem import Problem
 __all__ = ["Point", "Problem", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
 
 DELTAS = (1e-12, 1e12)  # beyond these nothing, or all, of the reference is lost to six digits
+COSTS = 1e6  # largest cost of an error
 LOOSEST = 1e-3  # largest tolerance: log Z, stationary at the fixed point, is then still good to about a millionth
 
 _Floats = NDArray[np.float64]
@@ -38,7 +39,7 @@ def check_tolerance(tolerance: float) -> float:
 
 def check_beta(beta: float | None) -> float | None:
     """Return the cost of an error as a float if it is positive and finite, or None."""
-    return None if beta is None else check_scalar("beta", beta, above=0.0, at_most=1e6, why="what an error costs")
+    return None if beta is None else check_scalar("beta", beta, above=0.0, at_most=COSTS, why="what an error costs")
 
 
 def check_start(start: Point | None, shape: tuple[int, ...]) -> Point | None:

@@ -16,6 +16,7 @@ from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_ene
 from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.entropy import METHODS
+from bpflat.programs import run_command
 from bpflat.provenance import Provenance
 from bpflat.storage import read_npz
 
@@ -34,21 +35,21 @@ examples:
   bpflat info curve.npz                                      what a stored result holds
 """
 FLATNESS_HELP = """\
-MODULE:FACTORY makes the model when it is called, with --model-options if there are any; modules of the working
-directory are found.  --weights is a file of torch.save(model.state_dict()), or a checkpoint with `state_dict` or
-`model` in it.  --data is an .npz or torch file of `inputs` (N, ...), as the model takes them (uint8 becomes 0 to 1),
-and `targets` (N,), class indices; or a folder of such files; or one with a folder of images for each class (needs
-torchvision).  What is no classifier of single inputs is measured by functions in Python, named by --forward (model,
-batch), --loss (outputs, batch) and --error (outputs, batch): see bpflat.flatness.local_energy.  With both --forward and
---loss a batch is what a file holds, whatever its names.
+MODULE:FACTORY makes the model when it is called, with --model-options if there are any.  Installed modules are found,
+and, behind them, those in the folder --path ("." is this one).  --weights is a file of torch.save(model.state_dict()),
+or a checkpoint with `state_dict` or `model` in it.  --data is an .npz or torch file of `inputs` (N, ...), as the model
+takes them (uint8 becomes 0 to 1), and `targets` (N,), class indices; or a folder of such files; or one with a folder of
+images for each class (needs torchvision).  What is no classifier of single inputs is measured by functions in Python,
+named by --forward (model, batch), --loss (outputs, batch) and --error (outputs, batch): see
+bpflat.flatness.local_energy.  With both --forward and --loss a batch is what a file holds, whatever its names.
 """
 FLATNESS_EXAMPLES = """\
 examples:
   bpflat flatness torchvision.models:resnet18 --model-options '{"num_classes": 10}' --weights mine.pt --data train.npz
-  bpflat flatness mymodels:Net --weights mine.pt --data train.npz --sigmas 0.05 0.1 --tolerance 0.002 --subset 1000
-  bpflat flatness mymodels:Net --weights mine.pt --data images/train --transform mymodels:preprocess --device cuda
-  bpflat flatness mymodels:GPT --weights mine.pt --data texts/ --forward mymodels:forward --loss mymodels:token_losses
-  bpflat flatness mymodels:Net --weights mine.pt --data train.npz --entropy --sigmas 0.1 0.2 --scale filter
+  bpflat flatness mymodels:Net --path . --weights mine.pt --data train.npz --tolerance 0.002 --subset 1000
+  bpflat flatness mymodels:Net --path . --weights mine.pt --data images/train --transform mymodels:preprocess
+  bpflat flatness mymodels:GPT --path . --weights mine.pt --data texts/ --forward mymodels:run --loss mymodels:losses
+  bpflat flatness mymodels:Net --path . --weights mine.pt --data train.npz --entropy --scale filter
 """
 
 SCALES = ("multiplicative", "isotropic", "filter")  # as in `bpflat.flatness`, which takes seconds to import
@@ -117,7 +118,8 @@ def _flatness_options(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flatness.add_argument("factory", metavar="MODULE:FACTORY")
-    flatness.add_argument("--model-options", type=json.loads, default={}, metavar="JSON", help="keyword arguments")
+    flatness.add_argument("--path", type=Path, metavar="FOLDER", help="where modules are that are not installed")
+    flatness.add_argument("--model-options", type=json_value, default={}, metavar="JSON", help="keyword arguments")
     flatness.add_argument("--weights", type=Path, metavar="FILE", help="(default: as the factory makes them)")
     flatness.add_argument("--data", type=Path, required=True, metavar="FILE_OR_DIR")
     flatness.add_argument("--transform", metavar="MODULE:NAME", help="of PIL images (default: to a tensor in [0, 1])")
@@ -144,6 +146,14 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
 
 
+def json_value(text: str) -> Any:
+    """Value of a text in JSON; raises ValueError for any other text."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def _output_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--plot", type=Path, metavar="PICTURE", help="draw to .png, .pdf or .svg")
@@ -151,19 +161,18 @@ def _output_options(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, or 2 after a message that says what to mend."""
-    arguments = parser().parse_args(argv)
+    return run_command(parser(), _answer, argv, prefix="bpflat: error")
+
+
+def _answer(arguments: argparse.Namespace) -> None:
+    """Measure or read what the arguments ask for; store, draw and print it."""
     actions = {"info": lambda a: _read(a.result), "flatness": _measure_model}
-    try:
-        result = actions.get(arguments.command, _measure)(arguments)
-        if getattr(arguments, "out", None):
-            result.save(arguments.out)
-        if arguments.plot:
-            _plot(result, arguments.plot)
-        print(json.dumps(as_record(result)) if arguments.json else as_table(result))
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"bpflat: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    result = actions.get(arguments.command, _measure)(arguments)
+    if getattr(arguments, "out", None):
+        result.save(arguments.out)
+    if arguments.plot:
+        _plot(result, arguments.plot)
+    print(json.dumps(as_record(result)) if arguments.json else as_table(result))
 
 
 def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyProfile:
@@ -199,7 +208,7 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEn
     import torch  # seconds that the other commands need not wait for
 
     from bpflat import flatness
-    from bpflat.flatness.files import find, make_model, read_data
+    from bpflat.flatness.files import find, make_model, read_data, search_too
 
     measure: Any = flatness.local_entropy if arguments.entropy else flatness.local_energy
     own, others = (ENTROPY_OPTIONS, ENERGY_OPTIONS)[:: 1 if arguments.entropy else -1]
@@ -210,6 +219,8 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEn
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if not isinstance(arguments.model_options, dict):
         raise ValueError(f"--model-options must be a JSON object, not {arguments.model_options!r}")
+    if arguments.path is not None:
+        search_too(arguments.path)
     given = {name: getattr(arguments, name) for name in ("forward", "loss", "error")}
     functions: dict[str, Any] = {name: find(function) for name, function in given.items() if function is not None}
     as_stored = {"forward", "loss"} <= functions.keys()

@@ -19,8 +19,9 @@ from bpflat.arguments import (
     check_grid,
     check_jobs,
     check_problem,
+    check_scale,
 )
-from bpflat.bp import DELTAS, check_beta, check_tolerance
+from bpflat.bp import COSTS, DELTAS, check_beta, check_tolerance
 from bpflat.committee import fingerprint
 from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
 from bpflat.estimators.continuation import STRIDE, Path, along_deltas, along_distances, run, run_together
@@ -28,13 +29,15 @@ from bpflat.estimators.point import Point
 from bpflat.estimators.problem import Problem
 from bpflat.parallel import over_processes
 from bpflat.provenance import Provenance
-from bpflat.randomness import spawn_streams
+from bpflat.randomness import spawn_streams, stream
 from bpflat.results import LocalEntropyCurve
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
 _Floats = NDArray[np.float64]
 _Follow = Callable[..., Path]  # a path along the grid, of `bpflat.estimators.continuation`
 _FIXED_POINTS: dict[str, Any] = {"bp": node_bp, "ep": ep}
+_Curve = tuple[list[Point], NDArray[np.float64] | None]  # points (D,) of one reference, and its cumulants (3, D, B)
+_CUMULANTS = 2**31  # key of their streams, beyond those of chains
 _CPU_BYTES = 2 << 30  # most that references that are solved together take
 
 
@@ -47,6 +50,8 @@ def local_entropy(
     distances: ArrayLike | None = None,
     method: str = "bp",
     beta: float | None = None,
+    betas: ArrayLike | None = None,
+    prior_scale: str | ArrayLike | None = None,
     seed: int | None = None,
     tolerance: float = 1e-9,
     n_samples: int = 4000,
@@ -80,6 +85,14 @@ def local_entropy(
     beta : float, optional
         Cost β of a training error: each w' weighs ``e^{-β E(w')}`` and none is forbidden.  Φ is then the canonical
         quantity, with ``log Z + β⟨E⟩`` for log Z in the Legendre transform.  By default w' are counted as in eq. 3.
+    betas : array_like, shape (B,), optional
+        Costs from 0 to 1e6, rising, at which `LocalEntropyCurve.cumulants` shall give ``log ⟨e^{-βE}⟩``, the cumulant
+        generating function of the number of errors under the prior.  Each takes "bp" and "ep" as long as the curve;
+        "mcmc" takes about twice as long for all of them.
+    prior_scale : array_like, shape (K, N) or that of weights, or "multiplicative", optional
+        Scales s ≥ 0 of the prior, ``w' = w + √Δ s⊙z`` with z standard normal, in the units of weights as given;
+        "multiplicative" is s = |w|, the noise of eq. 4 with σ = √Δ.  By default s is the root mean square of the
+        weights of a hidden unit, ``|w_k|/√N``: the prior N(w, Δ) of rows with norm √N.  Weights with s = 0 stay.
     seed : int, optional
         For "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
     tolerance : float
@@ -102,13 +115,22 @@ def local_entropy(
         the method have several solutions (it happens beyond Δ = 1), it is the one that grows out of the
         reference as Δ grows from 1e-3, whatever grid was asked for.
 
+    Notes
+    -----
+    With scales s, ``d = ⟨Σ (w' - w)²/s²⟩/(2n)`` is the squared distance in units of them, and n, in d and in all that
+    is per weight, the number of weights with s > 0.  The answers of a hidden unit depend on the direction of its
+    weights alone: rows of weights and of s times any positive numbers together, the same w' are counted, and Φ, d and
+    log Z stay what they are.  Multiplicative scales go along by themselves.  Scales make "bp" on patterns of ±1 as slow
+    as on others, and cost a matrix (P, P) for each hidden unit.
+
     Raises
     ------
     ValueError
         Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
         without weights, a pattern of zeros, Δ or d that do not rise, lie outside 1e-12 to 1e12, or are both given, an
         unknown method, numbers out of bounds, errors and β with "bp-edge", a device that is not there, or one for a
-        method that does not use it.
+        method that does not use it; scales of another shape, negative, all zero, or beyond 1e12 times the largest
+        weight of their hidden unit.
 
     References
     ----------
@@ -118,13 +140,18 @@ def local_entropy(
     if deltas is not None and distances is not None:
         raise ValueError("deltas and distances are both given; give the one at which Φ is wanted")
     beta, tolerance, n_jobs = check_beta(beta), check_tolerance(tolerance), check_jobs(n_jobs)
-    if beta is not None and method == "bp-edge":
-        raise ValueError("beta needs another method; messages on edges know hard patterns only")
+    costs = None if betas is None else check_grid("betas", betas, zero=True, between=(0.0, COSTS))
+    for name, given in (("beta", beta), ("betas", costs)):
+        if given is not None and method == "bp-edge":
+            raise ValueError(f"{name} needs another method; messages on edges know hard patterns only")
     n_samples = check_count("n_samples", n_samples, at_least=100, at_most=10**7, why="kept, for a standard error")
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     device, progress = _check_device(device, method), check_flag("progress", progress)
     weights, patterns, labels = check_problem(weights, patterns, labels, zero_rows=False)
-    problem = Problem.of(weights.reshape(-1, *weights.shape[-2:]), patterns, labels, beta=beta)
+    scale_name, scale = check_scale(prior_scale, weights)
+    references = (-1, *weights.shape[-2:])
+    scale = None if scale is None else scale.reshape(references)
+    problem = Problem.of(weights.reshape(references), patterns, labels, beta=beta, scale=scale)
     n_errors = problem.n_errors
     if np.any(n_errors) and method == "bp-edge":
         raise ValueError(
@@ -136,14 +163,15 @@ def local_entropy(
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas, between=DELTAS)
     else:
         grid = check_grid("distances", distances)
-    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "n_jobs": n_jobs}
+    options: dict[str, Any] = {"method": method, "tolerance": tolerance, "costs": costs, "n_jobs": n_jobs}
     if device is None:
         curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
         curves = _curves_together(problem, grid, follow, device=device, **options)
     bar = tqdm(curves, total=n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
-    points = list(bar)
-    shape, train_error = (*weights.shape[:-2], len(grid)), n_errors / len(labels)
+    points, cumulants = zip(*bar, strict=True)
+    one, shape = weights.ndim == 2, (*weights.shape[:-2], len(grid))
+    log_mean_exp, error, mean_errors = _stacked(cumulants, one)
 
     def collect(value: Callable[[Point], Any], dtype: type = np.float64) -> NDArray[Any]:
         return np.array([[value(p) for p in curve] for curve in points], dtype=dtype).reshape(shape)
@@ -159,10 +187,16 @@ def local_entropy(
         std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
-        train_error=float(train_error[0]) if weights.ndim == 2 else train_error,
+        train_error=float(n_errors[0] / len(labels)) if one else n_errors / len(labels),
         method=method,
         beta=if_converged("beta"),
-        reference=fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights]),
+        reference=fingerprint(weights) if one else np.array([fingerprint(w) for w in weights]),
+        scale=scale_name,
+        n_weights=int(problem.n_weights[0]) if one else problem.n_weights,
+        betas=costs,
+        log_mean_exp=log_mean_exp,
+        log_mean_exp_error=error,
+        mean_errors=mean_errors,
         provenance=Provenance.here(),
     )
 
@@ -179,14 +213,21 @@ def _check_device(device: str | None, method: str) -> str | None:
     return str(checked)
 
 
+def _stacked(cumulants: Sequence[_Floats | None], one: bool) -> Sequence[_Floats | None]:
+    """``log ⟨e^{-βE}⟩``, standard errors and mean errors of all references, or of the one, if they were measured."""
+    if cumulants[0] is None:
+        return None, None, None
+    return cumulants[0] if one else np.stack(cumulants, axis=1)  # type: ignore[arg-type, return-value]
+
+
 def _curves_apart(
     problem: Problem, grid: _Floats, follow: _Follow, *, seed: int | None, n_jobs: int, **options: Any
-) -> Iterator[list[Point]]:
+) -> Iterator[_Curve]:
     """All points of each of R references, over processes."""
     n_references = len(problem.hidden)
     inner, outer = (n_jobs, 1) if n_references == 1 else (1, n_jobs)
     streams = spawn_streams(seed, n_references)
-    calls = ((problem.take(r), grid, follow, stream) for r, stream in enumerate(streams))
+    calls = ((problem.take(r), grid, follow, child) for r, child in enumerate(streams))
     yield from over_processes(partial(_curve, n_jobs=inner, **options), calls, outer)
 
 
@@ -201,26 +242,51 @@ def _curve(
     n_samples: int,
     n_chains: int,
     n_jobs: int,
-) -> list[Point]:
-    """All points of one reference."""
+    costs: _Floats | None,
+) -> _Curve:
+    """All points of one reference, and its cumulants."""
     if method == "bp-edge":
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance))
+        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance)), None
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
         deltas: Sequence[float] = grid.tolist()
         if follow is along_distances:
             deltas = [p.delta for p in run(follow(grid), partial(ep.solve, problem, tolerance=tolerance))]
-        sample = partial(monte_carlo.solve, problem, n_samples=n_samples, n_chains=n_chains, n_jobs=n_jobs)
-        return [sample(d, seed=s) for d, s in zip(deltas, spawn_streams(seed, len(deltas)), strict=True)]
-    return run(follow(grid), partial(_FIXED_POINTS[method].solve, problem, tolerance=tolerance))
+        return _sampled(problem, deltas, costs, seed, n_samples=n_samples, n_chains=n_chains, n_jobs=n_jobs)
+    solve = partial(_FIXED_POINTS[method].solve, tolerance=tolerance)
+    points = run(follow(grid), partial(solve, problem))
+    if costs is None:
+        return points, None
+    path = partial(along_deltas, [p.delta for p in points])
+    curves = [run(path(), partial(solve, problem.at_cost(beta))) for beta in costs.tolist()]
+    return points, _cumulants(curves, problem.n_weights)
+
+
+def _sampled(
+    problem: Problem, deltas: Sequence[float], costs: _Floats | None, seed: np.random.SeedSequence, **options: Any
+) -> _Curve:
+    """Points by Monte Carlo, and cumulants by chains of their own, so that points do not depend on the costs."""
+    seeds = spawn_streams(seed, len(deltas))
+    points = [monte_carlo.solve(problem, d, seed=s, **options) for d, s in zip(deltas, seeds, strict=True)]
+    if costs is None:
+        return points, None
+    seeds = [stream(s, _CUMULANTS) for s in seeds]
+    rows = [monte_carlo.cumulants(problem, d, costs, seed=s, **options) for d, s in zip(deltas, seeds, strict=True)]
+    return points, np.stack(rows, axis=1)
+
+
+def _cumulants(curves: Sequence[list[Point]], n_weights: int | NDArray[np.int64]) -> _Floats:
+    """``log ⟨e^{-βE}⟩``, standard errors and mean errors, (3, D, B), from curves at B costs."""
+    values = [[(p.log_z, p.std_error, p.errors) if p.converged else (np.nan,) * 3 for p in c] for c in curves]
+    return n_weights * np.transpose(values)
 
 
 def _curves_together(
     problem: Problem, grid: _Floats, follow: _Follow, *, device: str, n_jobs: int, **options: Any
-) -> Iterator[list[Point]]:
+) -> Iterator[_Curve]:
     """All points of each of R references, as many together as fit the device, on a CPU over processes."""
     n_references, n_hidden, n_patterns = problem.hidden.shape
-    most = max(1, _room(device) // _bytes_of(options["method"], n_hidden, n_patterns))
+    most = max(1, _room(device) // _bytes_of(options["method"], n_hidden, n_patterns, problem.is_isotropic))
     n_jobs = effective_n_jobs(n_jobs) if device == "cpu" else 1
     n_parts = max(n_jobs, -(-n_references // (most // n_jobs or 1)))
     parts = [part for part in np.array_split(np.arange(n_references), n_parts) if len(part)]
@@ -230,16 +296,35 @@ def _curves_together(
 
 
 def _group(
-    problem: Problem, grid: _Floats, follow: _Follow, *, method: str, tolerance: float, device: str
-) -> list[list[Point]]:
-    """All points of R references that are solved together."""
+    problem: Problem,
+    grid: _Floats,
+    follow: _Follow,
+    *,
+    method: str,
+    tolerance: float,
+    device: str,
+    costs: _Floats | None,
+) -> list[_Curve]:
+    """All points, and cumulants, of R references that are solved together."""
     on_device = problem.on(device)
 
-    def solve(rows: Sequence[int], deltas: Sequence[float], starts: Sequence[Point | None]) -> list[Point]:
-        members = on_device.take(np.array(rows))
+    def solve_for(
+        whole: Problem, rows: Sequence[int], deltas: Sequence[float], starts: Sequence[Point | None]
+    ) -> list[Point]:
+        members = whole.take(np.array(rows))
         return _FIXED_POINTS[method].solve_together(members, deltas, starts, tolerance=tolerance)
 
-    return run_together([follow(grid) for _ in problem.hidden], solve)
+    curves = run_together([follow(grid) for _ in problem.hidden], partial(solve_for, on_device))
+    if costs is None:
+        return [(points, None) for points in curves]
+    deltas = [[p.delta for p in points] for points in curves]
+    at_costs = [
+        run_together([along_deltas(row) for row in deltas], partial(solve_for, on_device.at_cost(beta)))
+        for beta in costs.tolist()
+    ]
+    by_reference = zip(*at_costs, strict=True)
+    cumulants = [_cumulants(rows, n) for rows, n in zip(by_reference, problem.n_weights, strict=True)]
+    return list(zip(curves, cumulants, strict=True))
 
 
 def _room(device: str) -> int:
@@ -249,6 +334,7 @@ def _room(device: str) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.startswith("cuda") else _CPU_BYTES
 
 
-def _bytes_of(method: str, n_hidden: int, n_patterns: int) -> int:
+def _bytes_of(method: str, n_hidden: int, n_patterns: int, is_isotropic: bool) -> int:
     """About the most that one reference takes: matrices (K, P, P), and a Krylov space and its like."""
-    return n_hidden * n_patterns * ({"bp": 12, "ep": 80}[method] * n_patterns + 1500)
+    matrices = {"bp": 12, "ep": 80}[method] + (0 if is_isotropic else 30)
+    return n_hidden * n_patterns * (matrices * n_patterns + 1500)

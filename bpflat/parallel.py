@@ -1,13 +1,23 @@
-"""Calls over the processes of this machine, the one place that sets their threads."""
+"""Calls over the processes of this machine, the one place that sets their threads, their signals and their end."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 
+from bpflat.arguments import check_jobs
+
 Result = TypeVar("Result")
+_WATCH_SECONDS = 0.1
 
 
 def over_processes(
@@ -30,7 +40,52 @@ def over_processes(
     -------
     iterator
         What the calls return, in their order, as it comes.
+
+    Raises
+    ------
+    ValueError
+        For a bad number of processes.
+
+    Notes
+    -----
+    The processes leave interruptions (Ctrl-C, SIGTERM) to this one, and end within a fraction of a second when it is
+    gone, however it ended: nobody writes when the same command is given again.
     """
     with parallel_config("loky", inner_max_num_threads=1):
-        parallel = Parallel(**{"n_jobs": n_jobs, "return_as": "generator"} | options)
-    return parallel(delayed(function)(*call) for call in calls)
+        parallel = Parallel(**{"n_jobs": check_jobs(n_jobs), "return_as": "generator"} | options)
+    call_here = functools.partial(_call, os.getpid(), function)
+    with contextlib.nullcontext() if n_jobs == 1 else _deaf_children():
+        return parallel(delayed(call_here)(*call) for call in calls)
+
+
+def _call(driver: int, function: Callable[..., Result], *arguments: object) -> Result:
+    """Call `function` in the process `driver` or in a child of it, which ends with it."""
+    if driver != os.getpid():
+        _end_with(driver)
+    return function(*arguments)
+
+
+@functools.cache  # once a process
+def _end_with(driver: int) -> None:
+    """Let this process end when its parent, the process `driver`, is gone."""
+
+    def watch() -> None:
+        while os.getppid() == driver:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes that are started in the block never hear SIGINT and SIGTERM: they end with this one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which joblib starts, and which ends the blocking when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

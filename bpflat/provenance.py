@@ -7,10 +7,11 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 UNKNOWN = "unknown"
 _LIBRARIES = ("bpflat", "numpy", "torch")
@@ -43,6 +44,20 @@ class Provenance:
         names = dict.fromkeys(name for part in parts for name in part.versions)
         versions = {name: _all(part.versions.get(name, UNKNOWN) for part in parts) for name in names}
         return cls(versions, _all(part.git_revision for part in parts))
+
+    @classmethod
+    def stored_in(cls, file: Mapping[str, Any]) -> Provenance:
+        """Provenance that a file of a result holds by name: one record, or in earlier files its two parts or none.
+
+        Raises
+        ------
+        ValueError
+            When it is damaged.
+        """
+        if "provenance" in file:
+            return cls.from_json(file["provenance"])
+        versions, revision = file.get("versions", "{}"), json.dumps(file.get("git_revision", UNKNOWN))
+        return cls.from_json(f'{{"versions": {versions}, "git_revision": {revision}}}')
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""

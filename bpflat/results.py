@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
-from bpflat.provenance import Provenance
 from bpflat.storage import StoredResult
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-class _Curves(StoredResult):
+class Curves(StoredResult, ABC):
     """Base of results that are curves with standard errors, one a reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
 
+    @abstractmethod
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
-        raise NotImplementedError
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw one curve a reference, with standard errors where there are some.
@@ -54,8 +54,9 @@ class _Curves(StoredResult):
         axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
         return axes
 
+    @abstractmethod
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Draw one of the curves."""
 
 
 def _new_axes() -> Axes:
@@ -96,7 +97,7 @@ class Cumulants:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEntropyCurve(_Curves):
+class LocalEntropyCurve(Curves):
     """Local entropy around one reference or R of them, one entry a point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
@@ -185,7 +186,6 @@ class LocalEntropyCurve(_Curves):
     message: NDArray[np.str_] | None = None
     learning_coefficient: _Floats | None = None
     learning_coefficient_error: _Floats | None = None
-    provenance: Provenance = field(default=Provenance(), compare=False)
 
     def cumulants(self) -> Cumulants:
         """Return the cumulant generating function ``log ⟨e^{-βE}⟩``, where it was measured too.
@@ -220,7 +220,7 @@ class LocalEntropyCurve(_Curves):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEnergyProfile(_Curves):
+class LocalEnergyProfile(Curves):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
     Attributes
@@ -261,7 +261,6 @@ class LocalEnergyProfile(_Curves):
     train_loss: float | None = None
     delta_loss: NDArray[np.float64] | None = None
     loss_std_error: NDArray[np.float64] | None = None
-    provenance: Provenance = field(default=Provenance(), compare=False)
 
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):

@@ -6,9 +6,9 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from bpflat.provenance import Provenance
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -137,50 +135,24 @@ def load_npz(path: str | os.PathLike[str], kind: str, names: tuple[str, ...] = (
     return arrays
 
 
-def save_result(path: str | os.PathLike[str], kind: str, result: Any) -> None:
-    """Write a dataclass of arrays, numbers and text as `save_npz` does, but for fields that are None; raises as it.
-
-    A `Provenance` is written as JSON.
-    """
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    plain = {name: value.to_json() if isinstance(value, Provenance) else value for name, value in values.items()}
-    save_npz(path, kind, **{name: value for name, value in plain.items() if value is not None})
-
-
-def load_result(path: str | os.PathLike[str], kind: str, cls: type[Result]) -> Result:
-    """Read what `save_result` wrote; fields that are not there keep their default.
-
-    Raises what `load_npz` raises: fields without a default must be there.
-    """
-    of_class = fields(cls)  # type: ignore[arg-type]
-    arrays = load_npz(path, kind, tuple(field.name for field in of_class if _is_required(field)))
-    known = {field.name: arrays[field.name] for field in of_class if field.name in arrays}
-    values: dict[str, Any] = {name: array if array.ndim else array.item() for name, array in known.items()}
-    if "provenance" in values:
-        try:
-            values["provenance"] = Provenance.from_json(values["provenance"])
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}; make it again") from error
-    return cls(**values)
-
-
-def _is_required(field: Field[Any]) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
-
-
+@dataclass(frozen=True, eq=False)
 class StoredResult:
     """Base of results that are frozen dataclasses of arrays, numbers and text: files and comparison.
 
-    Two results are equal if they are of one class and hold the same numbers and text, NaN being equal to NaN;
-    fields declared with ``compare=False``, such as the provenance, do not count.
+    Two results are equal if they are of one class and their files would hold the same numbers and text, NaN being equal
+    to NaN; the provenance does not count.
 
     Attributes
     ----------
     kind : str
         Mark of the files of a class.
+    provenance : Provenance
+        Versions and revision that the result was made with.
     """
 
     kind: ClassVar[str]
+
+    provenance: Provenance = field(default=Provenance(), kw_only=True)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a ``.npz`` file, whole or not at all.
@@ -197,7 +169,7 @@ class StoredResult:
         ValueError
             When `path` cannot be the name of a file.
         """
-        save_result(path, self.kind, self)
+        save_npz(path, self.kind, **self._stored(), provenance=self.provenance.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -210,15 +182,35 @@ class StoredResult:
         ValueError
             When the file is truncated, corrupted or of another kind.
         """
-        return load_result(path, cls.kind, cls)
+        arrays = load_npz(path, cls.kind, tuple(field.name for field in fields(cls) if _is_required(field)))
+        stored = {name: array if array.ndim else array.item() for name, array in arrays.items()}
+        try:
+            return cls(**cls._restored(stored), provenance=Provenance.stored_in(stored))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged or was made by another version: {error}; make it again") from error
+
+    def _stored(self) -> dict[str, Any]:
+        """Arrays, numbers and text that a file holds beside the provenance: all fields that are not None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "provenance"}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Fields that a file gives, without the provenance; those that it lacks keep their default."""
+        names = {field.name for field in fields(cls)} - {"provenance"}
+        return {name: value for name, value in stored.items() if name in names}
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
+        if not isinstance(other, StoredResult) or type(other) is not type(self):
             return NotImplemented
-        compared = (field.name for field in fields(self) if field.compare)  # type: ignore[arg-type]
-        return all(_equal(getattr(self, name), getattr(other, name)) for name in compared)
+        mine, others = self._stored(), other._stored()
+        return mine.keys() == others.keys() and all(_equal(mine[name], others[name]) for name in mine)
 
     __hash__ = None  # type: ignore[assignment]  # as of arrays
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _equal(value: object, other: object) -> bool:

@@ -57,7 +57,7 @@ def solutions(stored: Path, preset: Preset = PAPER) -> tuple[list[Series], Minim
     FileNotFoundError
         Something is not stored: nothing is trained or measured here.
     ValueError
-        As `figures.measure.experiment.collect`.
+        See `figures.measure.experiment.collect`.
     """
     fig1 = _read("fig1", PROTOCOLS.values(), stored, preset)
     fig6 = _read("fig6", WITH_DROPOUT, stored, preset)

@@ -17,10 +17,21 @@ from pathlib import Path
 
 import numpy as np
 
-from figures.draw.tables import interval_text, markdown
-from figures.measure.experiment import N_TRAIN
-from figures.measure.statistics import mean_interval, paired_difference
-from figures.measure.study import OUTER_STEPS, PULLS, QUANTITIES, READINGS, RESULTS, Draw, collect, over_draws
+from figures.draw.tables import comparison_cells, interval_text, markdown
+from figures.measure.experiment import Preset
+from figures.measure.statistics import mean_interval
+from figures.measure.study import (
+    OUTER_STEPS,
+    PULLS,
+    QUANTITIES,
+    READINGS,
+    RESULTS,
+    STUDY,
+    Draw,
+    collect,
+    of,
+    over_draws,
+)
 from figures.program import Output, add_size_options, run_program, sizes_from
 from training.committee.protocols import Protocol
 
@@ -35,7 +46,7 @@ def conventions_of(protocol: Protocol) -> list[str]:
     return [protocol.label, protocol.reduction, "—", step]
 
 
-def endings_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
+def endings_table(study: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
     """How the restarts of each reading end, in Markdown."""
     head = [
         "patterns",
@@ -48,17 +59,17 @@ def endings_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> 
         "row overlap",
     ]
     rows = [head]
-    for sampling, its in draws.items():
+    for sampling, draws in study.items():
         for name in names:
             ended, errors, epochs, overlap = (
-                np.concatenate([getattr(d, column)[d.reading == name] for d in its])
+                np.concatenate([getattr(d, column)[d.reading == name] for d in draws])
                 for column in ("ended", "train_error", "epochs", "overlap")
             )
             rows.append(
                 [
                     sampling,
                     *conventions_of(READINGS[name]),
-                    str(len(over_draws(its, "overlap", name))),
+                    str(len(over_draws(draws, "overlap", name))),
                     f"{np.count_nonzero(ended)}/{len(ended)}",
                     f"{np.count_nonzero(errors == 0)}/{len(errors)}",
                     f"{epochs.min():,}–{epochs.max():,}",
@@ -69,17 +80,17 @@ def endings_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> 
     return markdown(rows)
 
 
-def minima_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
+def minima_table(study: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
     """What the minima of each reading are like, every quantity with its interval, in Markdown."""
     rows = [["patterns", *CONVENTIONS, *(label for label, _ in QUANTITIES.values())]]
-    for sampling, its in draws.items():
+    for sampling, draws in study.items():
         for name in names:
-            intervals = (mean_interval(over_draws(its, quantity, name)) for quantity in QUANTITIES)
+            intervals = (mean_interval(over_draws(draws, quantity, name)) for quantity in QUANTITIES)
             rows.append([sampling, *conventions_of(READINGS[name]), *map(interval_text, intervals)])
     return markdown(rows)
 
 
-def contrast_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
+def contrast_table(study: Mapping[str, Sequence[Draw]], names: Sequence[str]) -> str:
     """Contrast of rSGD slow and rSGD fast for each start and pull (sums), paired over draws, in Markdown."""
     rows = [
         [
@@ -92,54 +103,41 @@ def contrast_table(draws: Mapping[str, Sequence[Draw]], names: Sequence[str]) ->
             "balanced, %",
         ]
     ]
-    for sampling, its in draws.items():
+    for sampling, draws in study.items():
         for slow in names:
             fast = slow.replace("rsgd-slow", "rsgd-fast")
             if not slow.startswith("rsgd-slow") or READINGS[slow].reduction == "mean" or fast not in names:
                 continue
-            flatter = [
-                np.count_nonzero(sign * (over_draws(its, q, slow) - over_draws(its, q, fast)) > 0)
-                for q, sign in (("phi_far", 1), ("delta_error", -1))
-            ]
-            rows.append(
-                [
-                    sampling,
-                    *conventions_of(READINGS[slow])[2:],
-                    *(f"{n} of {len(over_draws(its, 'overlap', slow))} draws" for n in flatter),
-                    *(
-                        interval_text(paired_difference(*(over_draws(its, q, r)[:, None] for r in (slow, fast))))
-                        for q in ("test_error", "test_error_balanced")
-                    ),
-                ]
-            )
+            pair = ({q: of(draws, q, reading) for q in QUANTITIES} for reading in (slow, fast))
+            rows.append([sampling, *conventions_of(READINGS[slow])[2:], *comparison_cells(*pair)])
     return markdown(rows)
 
 
-def report(draws: Mapping[str, Sequence[Draw]], names: Sequence[str], sizes: Mapping[str, int]) -> str:
-    """Both tables and how they are to be read, in Markdown."""
-    n = len(draws["natural"])
-    capped = f", at most {sizes['max_epochs']} epochs" if sizes["max_epochs"] else ""
-    return f"""{n} natural and {n} balanced draws of {sizes["n_train"]} patterns, {sizes["restarts"]} restarts each;
+def report(study: Mapping[str, Sequence[Draw]], names: Sequence[str], preset: Preset) -> str:
+    """All tables and how they are to be read, in Markdown."""
+    n = len(study["natural"])
+    capped = f", at most {preset.max_epochs} epochs" if preset.max_epochs else ""
+    return f"""{n} natural and {n} balanced draws of {preset.n_train} patterns, {preset.restarts} restarts each;
 schedules of the paper's Appendix B.1{capped}.
 
-{endings_table(draws, names)}
+{endings_table(study, names)}
 Means over draws, 95 % intervals (Student's t over draws).  Φ by belief propagation; around a minimum with training
 errors, of the weights that make no more:
 
-{minima_table(draws, names)}
+{minima_table(study, names)}
 rSGD slow minus rSGD fast, paired over draws:
 
-{contrast_table(draws, names)}"""
+{contrast_table(study, names)}"""
 
 
-def rows_of(draws: Mapping[str, Sequence[Draw]]):
+def rows_of(study: Mapping[str, Sequence[Draw]]):
     """Rows of every number."""
-    names = [field.name for field in fields(Draw)][:-2]
+    names = [field.name for field in fields(Draw) if field.name not in ("configuration", "provenance")]
     yield "patterns", "draw", *names
-    for sampling, its in draws.items():
-        for at, one in enumerate(its):
-            for row in zip(*(getattr(one, name).tolist() for name in names), strict=True):
-                yield sampling, at, *(f"{v:.9g}" if isinstance(v, float) else v for v in row)
+    for sampling, draws in study.items():
+        for number, draw in enumerate(draws):
+            for row in zip(*(getattr(draw, name).tolist() for name in names), strict=True):
+                yield sampling, number, *(f"{v:.9g}" if isinstance(v, float) else v for v in row)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -165,11 +163,10 @@ def at_least_two(text: str) -> int:
 
 def make(arguments: argparse.Namespace) -> Output:
     """Train and measure what is missing, and write the tables."""
-    sizes = {"restarts": 3, "n_train": N_TRAIN, "max_epochs": None}
-    sizes |= {name: size for name, size in sizes_from(arguments).items() if size is not None}
+    preset = STUDY.resized(**sizes_from(arguments))
     results, names = arguments.results, arguments.readings
-    draws = collect(results, arguments.runs, names, arguments.draws, sizes=sizes, n_jobs=arguments.jobs)
-    return Output(results, rows_of(draws), text=report(draws, names, sizes))
+    study = collect(results, arguments.runs, names, arguments.draws, preset=preset, n_jobs=arguments.jobs)
+    return Output(results, rows_of(study), text=report(study, names, preset))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

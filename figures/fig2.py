@@ -16,12 +16,15 @@ from matplotlib.figure import Figure
 
 from figures.draw.style import DEEP_LOOKS
 from figures.draw.tables import counted
-from figures.measure.deep_runs import grouped, load_runs
+from figures.measure.deep_runs import Cell, grouped, load_runs, precision, what_was_run
+from figures.measure.published import TABLE1
 from figures.program import Output, add_rows_option, add_runs_option, run_program
 from training.deep.recipes import COLUMNS, LABELS
 from training.deep.results import DeepRun
 
 ROWS = ("resnet18-cifar10", "resnet50-tiny-imagenet")
+# Times the lowest last error is the highest that is shown: replicas begin with a centre that knows nothing.
+OF_LOWEST = 2.5
 
 Groups = Mapping[tuple[str, str], Sequence[DeepRun]]  # seeds, by network and algorithm
 
@@ -39,15 +42,14 @@ def averaged(runs: Sequence[DeepRun]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Raises
     ------
     ValueError
-        When the runs have not the same scale, images, network and evaluated epochs.
+        When the runs differ in more than their seeds, or ended after different epochs.
     """
     first, *others = runs
     for run in others:
-        same = all(getattr(run, n) == getattr(first, n) for n in ("epochs", "epochs_scale", "n_train"))
-        if not same or run.configuration["recipe"] != first.configuration["recipe"]:
+        if what_was_run(run) != what_was_run(first) or run.epochs != first.epochs:
             raise ValueError(
-                f"runs of {run.row} {run.column} differ in their scale, images or recipe, so they cannot be averaged; "
-                "keep them in different folders"
+                f"runs of {run.row} {run.column} differ in their length, images, precision or recipe, so they cannot "
+                "be averaged; keep them in different folders"
             )
     errors = 100 * np.array([run.curve("test_error") for run in runs])
     evaluated = np.isfinite(errors).all(axis=0)
@@ -59,6 +61,7 @@ def draw(groups: Groups, networks: Sequence[str]) -> Figure:
     """One panel a network; what was run is said in its title."""
     figure, panels = plt.subplots(1, len(networks), figsize=(4.2 * len(networks), 3.4), squeeze=False)
     for axes, network in zip(panels[0], networks, strict=True):
+        lowest: list[float] = []
         for algorithm in COLUMNS:
             if (network, algorithm) not in groups:
                 continue
@@ -68,12 +71,23 @@ def draw(groups: Groups, networks: Sequence[str]) -> Figure:
             axes.plot(epochs, mean, color=look.color, linestyle=look.linestyle, label=label)
             if len(runs) > 1:
                 axes.fill_between(epochs, mean - spread, mean + spread, color=look.color, alpha=0.2, linewidth=0)
-        first = next(runs[0] for (name, _), runs in groups.items() if name == network)
-        axes.set_title(f"{network}: {first.n_train:,} images, {first.epochs_scale:.0%} of the epochs", fontsize="small")
+            lowest.append(mean[-1])
+            if Cell(tuple(runs)).is_the_papers:
+                printed = TABLE1[network][algorithm]
+                axes.errorbar(1.02 * epochs[-1], printed.mean, printed.std, fmt="o", mfc="none", color=look.color)
+        runs_here = [runs[0] for (name, _), runs in groups.items() if name == network]
+        title = ", ".join(dict.fromkeys(map(_what_was_run, runs_here)))
+        axes.set_title(f"{network}: {title}", fontsize="small")
         axes.set_xlabel("epochs (× y for rSGD, × L for eSGD)")
-        axes.set_ylabel("test error (%)")
+        axes.set_ylabel("test error (%); circles: the paper's last" if axes.containers else "test error (%)")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, min(high, OF_LOWEST * min(lowest)))
         axes.legend()
     return figure
+
+
+def _what_was_run(run: DeepRun) -> str:
+    return f"{run.n_train:,} images, {100 * run.epochs_scale:.3g} % of the epochs, {precision(run)}"
 
 
 def table(groups: Groups, networks: Sequence[str]) -> Iterator[tuple]:

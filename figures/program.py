@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,16 +12,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from figures.draw import panels, summary
+from bpflat.programs import run_command
+from figures.draw import panels, profiles, summary
 from figures.draw.files import save_figure, save_table, save_text
 from figures.draw.style import use_style
 from figures.measure.experiment import Preset, collect
+from figures.measure.profiles import load_profiles
 from training.committee.protocols import Protocol
 from training.deep.recipes import RECIPES
-from training.workers import SweepError, add_worker_options, tidy
+from training.workers import SweepError, add_worker_options, tidy, workers_from
 
-EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, SweepError)
-"""Errors that a user can mend; anything else is a fault of the program."""
+EXPECTED = (ImportError, FloatingPointError, SweepError)
+"""Errors that a user can mend, beside those of every program; anything else is a fault of the program."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ def run_program(
     name : str
         The module; its files have hyphens for underscores.
     description : str
-        For ``--help``.
+        Text of ``--help``.
     add_options : callable
         Adds the program's own options to a parser.
     make : callable
-        Collects and draws what the arguments ask for; raises one of `EXPECTED`.
+        Collects and draws what the arguments ask for; raises ValueError, OSError or one of `EXPECTED`.
     argv : sequence of str, optional
     """
     parser = argparse.ArgumentParser(
@@ -84,21 +85,21 @@ def run_program(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser)
-    arguments = parser.parse_args(argv)
-    use_style()
-    try:
-        output = make(arguments)
-        paths = output.save(name.replace("_", "-"))
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        plt.close("all")
-    report = output.text if output.report is None else output.report
-    if report:
-        print(report)
-    print("numbers:" if output.figure is None else "picture and numbers:", *paths, sep="\n  ")
-    return 0
+
+    def make_and_save(arguments: argparse.Namespace) -> None:
+        use_style()
+        try:
+            output = make(arguments)
+            paths = output.save(name.replace("_", "-"))
+        finally:
+            plt.close("all")
+        report = output.text if output.report is None else output.report
+        if report:
+            print(report)
+        print("numbers:" if output.figure is None else "picture and numbers:", *paths, sep="\n  ")
+
+    resume = "give the same command again to go on with what is not stored"
+    return run_command(parser, make_and_save, argv, expected=EXPECTED, resume=resume)
 
 
 def add_runs_option(parser: argparse.ArgumentParser) -> None:
@@ -137,9 +138,9 @@ class Experiment:
     name : str
         The program and its files.
     description : str
-        For ``--help``.
+        Text of ``--help``.
     protocols : tuple of Protocol
-        The published ones.
+        Published protocols.
     presets : mapping
         How much is run, by name; the first is the default.
     """
@@ -178,9 +179,7 @@ def _make(experiment: Experiment, arguments: argparse.Namespace) -> Output:
         ep=preset.ep,
         n_train=preset.n_train,
         device=arguments.device,
-        n_jobs=arguments.jobs,
-        scheduler=arguments.scheduler,
-        chunk=arguments.chunk,
+        **workers_from(arguments),
     )
     if arguments.drop_weights:
         for measured in series:
@@ -192,3 +191,26 @@ def _make(experiment: Experiment, arguments: argparse.Namespace) -> Output:
         summary.report(series),
         report="\n".join(measured.minima.summary() for measured in series),
     )
+
+
+def evolution(name: str, description: str, row: str, argv: Sequence[str] | None = None) -> int:
+    """Entry point of a figure of the local energy along the training of one network; returns the exit status.
+
+    Parameters
+    ----------
+    name, description, argv
+        See `run_program`.
+    row : str
+        The network of the paper's figure, a row of Table 1.
+    """
+
+    def add_options(parser: argparse.ArgumentParser) -> None:
+        add_runs_option(parser)
+        parser.add_argument("--row", choices=RECIPES, metavar="ROW", default=row, help=f"of Table 1 (default: {row})")
+
+    def make(arguments: argparse.Namespace) -> Output:
+        by_network = load_profiles(arguments.results, [arguments.row])
+        table = profiles.table(by_network, final=False)
+        return Output(arguments.results, table, profiles.draw_evolutions(by_network), profiles.report(by_network))
+
+    return run_program(name, description, add_options, make, argv)

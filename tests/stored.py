@@ -12,13 +12,24 @@ from bpflat import load_reduced_fashion_mnist
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "tests" / "reference"
-STORED = ROOT / "figures" / "results" / "fig1-quick"
+RESULTS = ROOT / "figures" / "results"
+STORED = RESULTS / "fig1-quick"
 WEIGHTS = ROOT / "../shared/data/weights"
 CIFAR10 = ROOT / "../shared/data/cifar10"
 
 needs_published_networks = pytest.mark.skipif(
     not (WEIGHTS.exists() and CIFAR10.exists()), reason="weights or images are not here"
 )
+
+
+def forbid_computing(patch):
+    """Let trainings and measurements fail, so that all must be read."""
+
+    def forbidden(*args, **options):
+        raise AssertionError("a stored result was computed again")
+
+    for name in ("training.committee.sweep.train", "bpflat.local_entropy", "bpflat.local_energy"):
+        patch.setattr(name, forbidden)
 
 
 @pytest.fixture(scope="module")

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from typing import Any
 
-from bpflat.storage import load_npz, save_npz
 
-
-def save_record(path: str | os.PathLike, kind: str, fields: dict, json_fields: Iterable[str]) -> None:
-    """Write `fields` as arrays, those named in `json_fields` as JSON; raises OSError as `bpflat.storage.save_npz`."""
-    save_npz(path, kind, **fields | {name: json.dumps(fields[name]) for name in json_fields})
-
-
-def load_record(
-    path: str | os.PathLike, kind: str, required: Iterable[str], json_fields: Iterable[str]
-) -> dict[str, Any]:
-    """Read what `save_record` wrote: arrays, numbers, text, and what was JSON.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        See `bpflat.storage.load_npz`; ValueError also where a field does not hold JSON.
-    """
-    arrays = load_npz(path, kind, tuple(required))
-    fields = {name: array if array.ndim else array.item() for name, array in arrays.items()}
-    try:
-        return fields | {name: json.loads(fields[name]) for name in json_fields}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} was made by another version ({error}); make it again") from error
+def json_object(text: str) -> dict[str, Any]:
+    """Object that a field of a stored result holds as JSON; ValueError for any other text."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"{text!r} is no object of JSON")
+    return value
 
 
 def require_same(path: str | os.PathLike, stored: dict, wanted: dict) -> None:

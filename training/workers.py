@@ -6,34 +6,28 @@ The driver alone writes results, so workers need no disk in common with it.
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import glob
 import itertools
-import os
 import re
-import sys
-import threading
-import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
+from bpflat.locks import claimed, disclaim
 from bpflat.parallel import over_processes
 from bpflat.storage import discard_temporaries
 
-_ANSWER_SECONDS = 10  # within which a scheduler must answer
-_WATCH_SECONDS = 0.1
-_ON_CLUSTER = (
-    "Does the scheduler still run?  Workers must have memory for the task, and, like the scheduler, this revision of "
-    "the checkout: start them in it with PYTHONPATH=. set"
-)
+_BAR_SECONDS = 1  # before which there is no bar: nor where the first thing is an error
+_ON_CLUSTER = "Does the scheduler still run, and do workers have memory for the task?"
 
 
 class SweepError(RuntimeError):
@@ -97,20 +91,20 @@ def carry_out(
     ------
     SweepError
         When tasks fail, naming them, after the last of the others has been stored; at once when a process of this
-        machine dies, when the scheduler does not answer, or without dask.distributed.
+        machine dies, when the scheduler does not answer or all of its workers have other code, or without
+        dask.distributed.
     OSError
         When a result cannot be written.
 
     Notes
     -----
-    A task whose Dask worker dies starts again on another one.  A process of this machine whose driver dies, however,
-    ends within a fraction of a second, so that nobody else writes when the same command is given again.
+    A task whose Dask worker dies starts again on another one.  Processes of this machine end with their driver.
     """
     tasks, failures = list(tasks), defaultdict(list)
     if not tasks:
         return
     outcomes = _here(tasks, n_jobs) if scheduler is None else _on_cluster(tasks, scheduler)
-    for i, result in tqdm(outcomes, bar, len(tasks), unit="task", disable=bar is None):
+    for i, result in tqdm(outcomes, bar, len(tasks), unit="task", disable=bar is None, delay=_BAR_SECONDS):
         if isinstance(result, _Failure):
             failures[result.message].append(tasks[i].label)
         else:
@@ -125,11 +119,9 @@ class _Failure:
     message: str
 
 
-def _attempt(i: int, task: Task, driver: int | None) -> tuple[int, Storable | _Failure]:
+def _attempt(i: int, task: Task) -> tuple[int, Storable | _Failure]:
     """Carry out task i; a failure is returned, so that it cannot stop the other tasks."""
-    if driver is not None and driver != os.getpid():
-        _end_with(driver)
-    options = {} if driver is None or task.checkpoint is None else {"checkpoint": task.checkpoint}
+    options = {} if task.checkpoint is None else {"checkpoint": task.checkpoint}
     try:
         return i, task.compute(**options)
     except (ValueError, OSError) as error:  # these say what to do
@@ -138,25 +130,12 @@ def _attempt(i: int, task: Task, driver: int | None) -> tuple[int, Storable | _F
         return i, _Failure(traceback.format_exc())
 
 
-@functools.cache  # once a process
-def _end_with(driver: int) -> None:
-    """Let this process end when its parent, the process `driver`, is gone."""
-
-    def watch():
-        while os.getppid() == driver:
-            time.sleep(_WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _here(tasks: list[Task], n_jobs: int) -> Iterator[tuple[int, Storable | _Failure]]:
     """Results of processes on this machine, as they come."""
     unfinished = dict(enumerate(tasks))
-    calls = ((i, task, os.getpid()) for i, task in enumerate(tasks))
     options = {"return_as": "generator_unordered", "batch_size": 1, "pre_dispatch": "all"}
     try:
-        for i, result in over_processes(_attempt, calls, n_jobs, **options):
+        for i, result in over_processes(_attempt, enumerate(tasks), n_jobs, **options):
             del unfinished[i]
             yield i, result
     except TerminatedWorkerError as error:
@@ -168,48 +147,20 @@ def _here(tasks: list[Task], n_jobs: int) -> Iterator[tuple[int, Storable | _Fai
 
 
 def _on_cluster(tasks: list[Task], scheduler: str) -> Iterator[tuple[int, Storable | _Failure]]:
-    """Results of the workers of a Dask scheduler, as they come.
+    """Results of the workers of a Dask scheduler, as they come."""
+    from training.cluster import over_cluster  # which not everybody needs
 
-    Not by joblib's backend for Dask, which waits for ever for a task whose workers die again and again.
-    """
-    with _connect(scheduler) as client:
-        from distributed import as_completed
-
-        numbers = {client.submit(_attempt, i, task, None, pure=False): i for i, task in enumerate(tasks)}
-        for future in as_completed(list(numbers), loop=client.loop):
-            i = numbers.pop(future)
-            try:
-                outcome = future.result()
-            except Exception as error:  # its workers died again and again, or the scheduler is gone
-                outcome = i, _Failure(f"{error}\n{_ON_CLUSTER}")
-            yield outcome
+    calls = [(i, replace(task, checkpoint=None)) for i, task in enumerate(tasks)]
+    packages = sorted({"bpflat", "training"} | {_package(task.compute) for task in tasks})
+    for i, outcome in over_cluster(_attempt, calls, scheduler, packages):
+        yield (i, _Failure(f"{outcome}\n{_ON_CLUSTER}")) if isinstance(outcome, Exception) else outcome
 
 
-def _connect(address: str):
-    """Return a client of the Dask scheduler at `address` once that has a worker."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise SweepError(
-            f"a sweep on a cluster needs dask.distributed ({error}); install it: pip install 'bpflat[cluster]'"
-        ) from error
-    try:
-        client = Client(address, timeout=_ANSWER_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise SweepError(
-            f"no Dask scheduler answers at {address} ({error}). Check that `dask scheduler` runs there, that address "
-            "and port are those it printed (tcp://HOST:8786 by default), and that no firewall is in between"
-        ) from error
-    if not client.nthreads():
-        print(f"waiting for the first worker of {address}", file=sys.stderr, flush=True)
-        client.wait_for_workers(1)
-    if max(client.nthreads().values(), default=1) > 1:
-        print(
-            "some Dask workers run several tasks as threads of one process, which share one Python interpreter; "
-            "`dask worker --nthreads 1 --nworkers -1` is faster",
-            file=sys.stderr,
-        )
-    return client
+def _package(function: Callable) -> str:
+    """Name of the package that a function is of."""
+    while isinstance(function, partial):
+        function = function.func
+    return function.__module__.partition(".")[0]
 
 
 def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
@@ -223,6 +174,11 @@ def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
         metavar="ADDRESS",
         help="let the workers of a Dask scheduler, tcp://HOST:PORT, do the work instead",
     )
+
+
+def workers_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments n_jobs, chunk and scheduler of a sweep, as the command line has them."""
+    return {"n_jobs": arguments.jobs, "chunk": arguments.chunk, "scheduler": arguments.scheduler}
 
 
 # Files of a sweep: RESULT.npz, its parts RESULT.part-FIRST-LAST.npz while it is not whole, and their checkpoints.
@@ -297,15 +253,22 @@ def complete(
 ) -> list[Result]:
     """Make what is not stored, in parts and by workers, and read all results; for options and errors see `carry_out`.
 
-    Results that come first are begun first.  What helped to make them is deleted in the end.
+    Results that come first are begun first.  What helped to make them is deleted in the end.  Another process that
+    makes one of them is left alone: BlockingIOError, see `bpflat.locks.claimed`.
     """
-    missing = [assembly for assembly in assemblies if assembly.stored() is None]
-    for assembly in missing:
-        assembly.join_parts()  # where it was killed between its last part and the whole
-    owners = {task: assembly for assembly in missing for task in assembly.tasks()}
-    for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
-        owners[task].join_parts()
-    tidy([assembly.path for assembly in assemblies])
+    with contextlib.ExitStack() as claims:
+        for assembly in assemblies:
+            if assembly.stored() is None:
+                claims.enter_context(claimed(assembly.path))
+        missing = [assembly for assembly in assemblies if assembly.stored() is None]  # one may just have been made
+        for assembly in missing:
+            assembly.join_parts()  # where it was killed between its last part and the whole
+        owners = {task: assembly for assembly in missing for task in assembly.tasks()}
+        for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
+            owners[task].join_parts()
+        tidy([assembly.path for assembly in assemblies])
+    for assembly in assemblies:
+        disclaim(assembly.path)
     return [assembly.stored() for assembly in assemblies]
 
 

@@ -88,14 +88,17 @@ class CavityEquations(ABC):
     def cavities(self, x: Array) -> tuple[Array, Array]:
         """Cavity means and variances (..., K, P) from the unknowns."""
         pair = namespace(x).reshape(x, (*x.shape[:-1], 2, *self.problem.hidden.shape[-2:]))
-        return pair[..., 0, :, :] * self.delta**0.5, pair[..., 1, :, :] * self.delta
+        return pair[..., 0, :, :] * self.delta**0.5, pair[..., 1, :, :] * self.delta + self.problem.floor
 
     def outputs(self, x: Array) -> Outputs:
         """What the output nodes answer to the cavities."""
         return output_nodes(*self.cavities(x), self.problem.labels, self.problem.n_errors, self.problem.beta)
 
     def _allowed(self, x: Array) -> Array:
-        return namespace(x).all(x[..., x.shape[-1] // 2 :] > 0, axis=-1, keepdims=True)
+        variance = x[..., x.shape[-1] // 2 :]
+        if not self.problem.is_isotropic:
+            variance = variance + namespace(x).reshape(self.problem.floor, variance.shape)
+        return namespace(x).all(variance > 0, axis=-1, keepdims=True)
 
     @abstractmethod
     def cavities_from(self, first: Array, second: Array) -> tuple[Array, Array]:
@@ -118,18 +121,18 @@ class CavityEquations(ABC):
         *sums, messages = self.solution(root.x, self.sweep(root.x)[1] if root.extra is None else root.extra)
         log_z, excess, errors, is_valid, delta = (np.reshape(to_numpy(a), -1) for a in (*sums, self.delta))
         residual, converged, n_iter = (np.reshape(a, -1) for a in root[1:4])
-        n_weights, many = self.problem.n_weights, self.problem.hidden.ndim > 2
+        n_weights, many = np.reshape(self.problem.n_weights, -1), self.problem.hidden.ndim > 2
         return [
             Point(
                 delta=float(delta[r]),
-                log_z=float(log_z[r] / n_weights),
-                excess=float(excess[r] / n_weights),
+                log_z=float(log_z[r] / n_weights[r]),
+                excess=float(excess[r] / n_weights[r]),
                 converged=bool(converged[r] and is_valid[r]),
                 n_iter=int(n_iter[r]),
                 residual=float(residual[r]),
                 messages=tuple(m[r] if many else m for m in messages),
                 beta=np.inf if self.problem.beta is None else self.problem.beta,
-                errors=float(errors[r] / n_weights),
+                errors=float(errors[r] / n_weights[r]),
             )
             for r in range(len(log_z))
         ]

@@ -79,8 +79,8 @@ class SiteEquations(CavityEquations):
 
     @cached_property
     def kernel(self) -> Array:
-        """``ΔC``, shape (..., P, P)."""
-        return self.delta * self.problem.inputs.gram
+        """``ΔC`` of each unit, shape (..., K, P, P); one for all of them, (..., 1, P, P), if the prior is isotropic."""
+        return (self.delta[..., None] if np.ndim(self.delta) else self.delta) * self.problem.grams
 
     def cavities_from(self, nu: Array, tau: Array) -> tuple[Array, Array]:
         """ω and V from the sites."""
@@ -138,7 +138,9 @@ class SiteEquations(CavityEquations):
         sites = xp.log1p(variance * tau)
         sites = sites - (variance * nu**2 + 2 * omega * nu - omega**2 * tau) / (1 + variance * tau)
         log_z = outputs.log_z - 0.5 * xp.sum(log_dets, axis=-1) + 0.5 * xp.sum(prior + sites, axis=(-2, -1))
-        excess = xp.sum(self.delta * force * (force @ self.problem.inputs.gram) - diagonal * tau, axis=(-2, -1))
+        grams = self.problem.grams
+        spread = force @ grams[0] if self.problem.is_isotropic else _apply(grams, force)
+        excess = xp.sum(self.delta * force * spread - diagonal * tau, axis=(-2, -1))
         return Solution(log_z, excess, outputs.errors, xp.all(signs > 0, axis=-1), (nu, tau))
 
 
@@ -162,20 +164,21 @@ def _apply(matrices: Array, vectors: Array) -> Array:
 def _strong(kernel: Array, tau: Array) -> Array:
     """Which sites τ matter to a covariance; denormal ones would make LAPACK many times slower."""
     xp = namespace(tau)
-    return xp.abs(tau) * xp.linalg.diagonal(kernel)[..., None, :] > _WEAK
+    return xp.abs(tau) * xp.linalg.diagonal(kernel) > _WEAK
 
 
 def covariances(kernel: Array, tau: Array) -> Array:
-    """``S = (I + ΔC diag τ)⁻¹ ΔC`` (..., K, P, P) of all units, from ΔC (..., P, P) and τ (..., K, P)."""
+    """``S = (I + ΔC diag τ)⁻¹ ΔC`` (..., K, P, P) of all units, from ΔC (..., 1 or K, P, P) and τ (..., K, P)."""
     strong = _strong(kernel, tau)
     if not on_cpu(tau):
         import torch
 
-        return torch.linalg.solve(_precisions(kernel, tau, strong), kernel[..., None, :, :])
+        return torch.linalg.solve(_precisions(kernel, tau, strong), kernel)
     kernels, sites, chosen = map(to_numpy, (kernel, tau, strong))
     result = np.empty((*sites.shape, sites.shape[-1]))
+    kernels = np.broadcast_to(kernels, result.shape)
     for unit in np.ndindex(sites.shape[:-1]):
-        result[unit] = _covariance(kernels[unit[:-1]], sites[unit], chosen[unit])
+        result[unit] = _covariance(kernels[unit], sites[unit], chosen[unit])
     return like(result, tau)
 
 
@@ -190,8 +193,9 @@ def log_determinants(kernel: Array, tau: Array, variance: Array) -> tuple[Array,
         return signs, logs + weak
     kernels, sites, chosen = map(to_numpy, (kernel, tau, strong))
     signs, logs = np.empty((2, *sites.shape[:-1]))
+    kernels = np.broadcast_to(kernels, (*sites.shape, sites.shape[-1]))
     for unit in np.ndindex(signs.shape):
-        signs[unit], logs[unit] = np.linalg.slogdet(_precision(kernels[unit[:-1]], sites[unit], chosen[unit]))
+        signs[unit], logs[unit] = np.linalg.slogdet(_precision(kernels[unit], sites[unit], chosen[unit]))
     return like(signs, tau), like(logs, tau) + weak
 
 
@@ -213,6 +217,6 @@ def _precision(kernel: NDArray, tau: NDArray, strong: NDArray[np.bool_]) -> NDAr
 
 def _precisions(kernel: Array, tau: Array, strong: Array) -> Array:
     """``I + ΔC diag τ_k`` (..., K, P, P) of all units with their strong sites, as tensors."""
-    precision = kernel[..., None, :, :] * tau.where(strong, 0.0)[..., None, :]
+    precision = kernel * tau.where(strong, 0.0)[..., None, :]
     precision.diagonal(dim1=-2, dim2=-1).add_(1)
     return precision

@@ -187,9 +187,10 @@ _SUMS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised; NaN and infin
 
 
 @njit(cache=True, fastmath=_SUMS)
-def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, curvature, log_z):
+def _edge_sweep(x, scale, offset, floor, labels, order, damping, a, b, precision, field, gradient, curvature, log_z):
     """Update all messages in place, pattern after pattern in the given order; see `edge_bp`.
 
+    Unit k sees the inputs ``scale[k] * x``; ``offset, floor`` (K, P) are added to its cavity means and variances.
     ``a, b`` (P, K, N) are the messages A, B to the weights, ``precision, field`` (K, N) their totals with the prior.
     Returns the largest change of g √V and Γ V, with g, Γ (P, K) the output node's last derivatives; NaN where a cavity
     variance is not positive.
@@ -209,12 +210,13 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
                 cavity = precision[k, i] - a[mu, k, i]
                 lowest = min(lowest, cavity)
                 mean[k, i] = (field[k, i] - b[mu, k, i]) / cavity
-                omega_k += x[mu, i] * mean[k, i]
-                variance_k += x[mu, i] * x[mu, i] / cavity
+                seen = scale[k, i] * x[mu, i]
+                omega_k += seen * mean[k, i]
+                variance_k += seen * seen / cavity
             if not lowest > 0.0:
                 return np.nan
-            omega[k, 0] = omega_k
-            variance[k, 0] = variance_k
+            omega[k, 0] = omega_k + offset[k, mu]
+            variance[k, 0] = variance_k + floor[k, mu]
         at = slice(mu, mu + 1)
         _output_block(omega, variance, labels[at], 0, g, gamma, log_z[at], work)
         for k in range(n_hidden):
@@ -223,8 +225,9 @@ def _edge_sweep(x, labels, order, damping, a, b, precision, field, gradient, cur
             gradient[mu, k] = g[k, 0]
             curvature[mu, k] = gamma[k, 0]
             for i in range(n_inputs):
-                new_a = x[mu, i] * x[mu, i] * gamma[k, 0]
-                new_b = x[mu, i] * g[k, 0] + new_a * mean[k, i]
+                seen = scale[k, i] * x[mu, i]
+                new_a = seen * seen * gamma[k, 0]
+                new_b = seen * g[k, 0] + new_a * mean[k, i]
                 step_a = (1.0 - damping) * (new_a - a[mu, k, i])
                 step_b = (1.0 - damping) * (new_b - b[mu, k, i])
                 a[mu, k, i] += step_a

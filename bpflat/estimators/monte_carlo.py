@@ -2,18 +2,20 @@
 
 The measure is ``N(w, Δ) e^{-β E}`` with E the number of training errors, which depends on the weights through the
 pre-activations ``h = s⁰ + √Δ L z`` only, with ``C = L Lᵀ`` and z standard normal: the chains live on z (K, r), r the
-rank of C, and the directions of weight space that no pattern sees are integrated exactly.  An elliptical slice step
-costs one product L ν; every point of its ellipse is then nearly free.  Replicas at neighbouring β exchange their
-states, and the stepping stones ``log Z(β_{j+1})/Z(β_j) = log ⟨e^{-(β_{j+1} - β_j) E}⟩_j`` give log Z, without an
-integral over β to discretise.
+rank of C, and the directions of weight space that no pattern sees are integrated exactly.  Where the prior has scales,
+C and L are those of each hidden unit.  An elliptical slice step costs one product L ν; every point of its ellipse is
+then nearly free.  Replicas at neighbouring β exchange their states, and the stepping stones
+``log Z(β_{j+1})/Z(β_j) = log ⟨e^{-(β_{j+1} - β_j) E}⟩_j`` give log Z, without an integral over β to discretise.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from bpflat.estimators import tempering
 from bpflat.estimators.point import Point, point_of_samples
@@ -39,11 +41,22 @@ def _errors(offset, a, b, cosine, sine, labels, votes):
 
 
 @njit(cache=True)
+def _project(z, factor):
+    """``√Δ z Lᵀ`` (K, P) of z (K, r), from √Δ Lᵀ of all units (r, P) or of each (K, r, P)."""
+    if factor.ndim == 2:
+        return np.dot(z, factor)
+    projected = np.empty((len(z), factor.shape[-1]))
+    for k in range(len(z)):
+        projected[k] = np.dot(z[k], factor[k])
+    return projected
+
+
+@njit(cache=True)
 def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
     """Run all temperatures for ``len(energies)`` sweeps, in place.
 
-    offset (K, P); factor ``√Δ Lᵀ`` (r, P); z (T, K, r) the states, a (T, K, P) their ``√Δ z Lᵀ``, energy (T,) their
-    errors.
+    offset (K, P); factor ``√Δ Lᵀ``, as in `_project`; z (T, K, r) the states, a (T, K, P) their ``√Δ z Lᵀ``, energy
+    (T,) their errors.
     Fills energies (sweeps, T) and norms (sweeps,), the |z|² at the last temperature.
     """
     n_temperatures, n_hidden, rank = z.shape
@@ -51,7 +64,7 @@ def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
     for sweep in range(len(energies)):
         for t in range(n_temperatures):
             nu = rng.standard_normal((n_hidden, rank))
-            b = np.dot(nu, factor)
+            b = _project(nu, factor)
             allowed = energy[t] + (rng.standard_exponential() / betas[t] if betas[t] > 0 else math.inf)
             theta = rng.random() * 2 * math.pi
             low, high = theta - 2 * math.pi, theta
@@ -79,14 +92,14 @@ def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
 
 
 class _Sampler:
-    """States of one chain of replicas and what its sweeps need: pre-activations (K, P) and ``√Δ Lᵀ`` (r, P)."""
+    """States of one chain of replicas and what its sweeps need: pre-activations (K, P) and ``√Δ Lᵀ``."""
 
     def __init__(self, hidden, factor, labels, seed):
         # copied: what joblib maps from a file can only be read, for which numba would compile all again
         self.offset, self.factor, self.labels = np.array(hidden), np.array(factor), labels
         self.rng = np.random.default_rng(seed)
-        self.z = self.rng.standard_normal((1, len(hidden), len(factor)))
-        self.a = self.z @ self.factor
+        self.z = self.rng.standard_normal((1, len(hidden), factor.shape[-2]))
+        self.a = _project(self.z[0], self.factor)[None]
         votes = np.empty(len(labels), np.int32)
         self.energy = np.array([_errors(self.offset, self.a[0], self.a[0], 1.0, 0.0, labels, votes)], dtype=np.float64)
 
@@ -154,27 +167,83 @@ def solve(
     I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
     Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
     """
-    gram, labels, n_errors, beta = problem.inputs.gram, problem.labels, int(problem.n_errors), problem.beta
-    size = np.sqrt(gram.diagonal())  # of each pattern, which changes no answer: small ones count as much as others
-    hidden, gram = problem.hidden / size, gram / np.outer(size, size)
-    values, vectors = np.linalg.eigh(gram)
-    seen = values > 1e-10 * values[-1]
-    factor = np.ascontiguousarray((vectors[:, seen] * np.sqrt(delta * values[seen])).T)
+    run = _run(problem, delta, n_samples, n_chains, seed, n_jobs)
+    return point_of_samples(
+        run.energies,
+        run.norms,
+        run.betas,
+        int(problem.n_errors),
+        problem.beta,
+        delta=float(delta),
+        n_weights=int(problem.n_weights),
+        n_sampled=run.n_seen,
+        reached=run.reached,
+        rhat=float(tempering.rhat(run.energies).max()),
+    )[0]
+
+
+def cumulants(
+    problem: Problem,
+    delta: float,
+    costs: NDArray[np.float64],
+    *,
+    n_samples: int = 4000,
+    n_chains: int = 4,
+    seed: int | np.random.SeedSequence | None = None,
+    n_jobs: int = 1,
+) -> NDArray[np.float64]:
+    """``log ⟨e^{-βE}⟩``, its standard error and ⟨E⟩_β, shape (3, B), at costs β that rise; as `solve` otherwise.
+
+    All are read off one ladder up to the last cost: from the temperature below, whose states are weighed anew.  NaN
+    where the ladder, as far as a cost needs it, did not converge.
+    """
+    betas, energies, norms, *_ = _run(problem.at_cost(float(costs[-1])), delta, n_samples, n_chains, seed, n_jobs)
+    lowest = energies.min()  # else everything underflows where errors are left at a large cost
+    result = np.full((3, len(costs)), np.nan)
+    for i, (cost, rung) in enumerate(zip(costs, np.searchsorted(betas, costs, side="right"), strict=True)):
+        used = energies[..., :rung]
+        log_z, stones = tempering.stones(used - lowest, np.append(betas[:rung], cost))
+        if cost <= betas[-1] and tempering.rhat(used).max() < tempering.RHAT and np.isfinite(log_z):
+            error = max(tempering.standard_error((stones - 1).sum(axis=-1)), -math.expm1(-cost) / norms.size)
+            result[:, i] = log_z - cost * lowest, error, np.mean(stones[..., -1] * used[..., -1])
+    return result
+
+
+class _Run(NamedTuple):
+    """Inverse temperatures (T,), energies (chains, samples, T) at them, |z|² (chains, samples) at the last.
+
+    Whether the ladder reaches as far as it should; how many numbers z has.
+    """
+
+    betas: NDArray[np.float64]
+    energies: NDArray[np.float64]
+    norms: NDArray[np.float64]
+    reached: bool
+    n_seen: int
+
+
+def _run(problem: Problem, delta: float, n_samples: int, n_chains: int, seed, n_jobs: int) -> _Run:
+    """Make a ladder, and run chains on it."""
+    labels = problem.labels
+    # sizes of the patterns as a unit sees them, which change no answer: small ones count as much as others
+    sizes = np.sqrt(np.diagonal(problem.grams, axis1=-2, axis2=-1))
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    hidden = problem.hidden / sizes
+    factors = [_factor(gram / np.outer(size, size), delta) for gram, size in zip(problem.grams, sizes, strict=True)]
+    rank = max(map(len, factors))
+    factor = np.array([np.pad(each, ((0, rank - len(each)), (0, 0))) for each in factors])
+    factor = factor if len(factor) > 1 else factor[0]
     seeds = spawn_streams(seed, n_chains + 1)
     scout = _Sampler(hidden, factor, labels, seeds[-1])
-    betas, reached = tempering.ladder(scout, n_errors, beta, max(100, n_samples // 10), _LONGEST)
+    betas, reached = tempering.ladder(scout, int(problem.n_errors), problem.beta, max(100, n_samples // 10), _LONGEST)
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
     chains = over_processes(_chain, ((hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
     energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
-    return point_of_samples(
-        energies,
-        norms,
-        betas,
-        n_errors,
-        beta,
-        delta=float(delta),
-        n_weights=problem.n_weights,
-        n_sampled=len(hidden) * len(factor),
-        reached=reached,
-        rhat=float(tempering.rhat(energies).max()),
-    )[0]
+    return _Run(betas, energies, norms, reached, len(hidden) * rank)
+
+
+def _factor(gram: NDArray, delta: float) -> NDArray[np.float64]:
+    """``√Δ Lᵀ`` (r, P) with C = L Lᵀ."""
+    values, vectors = np.linalg.eigh(gram)
+    seen = values > 1e-10 * values[-1]
+    return (vectors[:, seen] * np.sqrt(delta * values[seen])).T

@@ -20,7 +20,8 @@ In these variables the terms of the Bethe free energy that grow as N/Δ cancel b
     log Z = Σ_μ log Z_μ - ½ Σ_ki [δ_ki²/Δ + log(Δ P_ki)] + ½ Σ_μki [b²(1 - a)/P_ki - log(1 - a)]
 
 with b = x̂_i g_kμ and a = x̂_i² Γ_kμ/P_ki: log Z keeps its relative precision where it is 1e-10 a weight.  Two sets
-of sums: for inputs ±1 (x̂² = 1/N, P_ki = P_k) through the Gram matrix, and for any real inputs.
+of sums: for inputs ±1 (x̂² = 1/N, P_ki = P_k) through the Gram matrix, and for any real inputs.  The latter also know
+scales s of the prior: then all of this is about the weights y = (w' - w)/s, which see the inputs s_ki x̂_i.
 
 A sweep is one evaluation of these equations.  Newton's linear systems are solved by GMRES, with differences of sweeps
 for the Jacobian.  What keeps GMRES short is the preconditioner: each hidden unit's own linear response
@@ -33,7 +34,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from array_api_compat import is_torch_array
@@ -60,8 +61,8 @@ def solve(
 
 
 def equations(problem: Problem, delta: float | Array) -> NodeEquations:
-    """Choose the sums over inputs: by the Gram matrix where all are ±1."""
-    return (BinaryNodes if problem.inputs.is_binary else RealNodes)(problem, delta)
+    """Choose the sums over inputs: by the Gram matrix where all are ±1, for weights of one prior variance."""
+    return (BinaryNodes if problem.inputs.is_binary and problem.is_isotropic else RealNodes)(problem, delta)
 
 
 solve_together = partial(cavities.solve_together, equations)  # `solve` for R references on a device
@@ -79,9 +80,8 @@ class NodeEquations(CavityEquations):
         """Differences of sweeps, and each hidden unit's own linear response."""
         xp = namespace(x)
         curvature, size = extra[1], x.shape[-1] // 2
-        respond = unit_response(
-            self.problem.inputs.single_gram, self.delta * curvature, self.self_response(curvature) / self.delta
-        )
+        gram = self.problem.inputs.single_gram if self.problem.is_isotropic else self.problem.grams
+        respond = unit_response(gram, self.delta * curvature, self.self_response(curvature) / self.delta)
 
         def product(directions):
             return -directional_difference(lambda at: self.change(at)[0], x, residual, directions)
@@ -147,33 +147,46 @@ class BinaryNodes(NodeEquations):
 
 
 class RealNodes(NodeEquations):
-    """Any real inputs: O(KPN) a sweep, without memory for edges; P has shape (..., K, N)."""
+    """Any real inputs and scales s: O(KPN) a sweep, without memory for edges; P has shape (..., K, N)."""
+
+    @cached_property
+    def squared_scale(self) -> Array | float:
+        """s²."""
+        return self.problem.scale**2
 
     def added_precision(self, curvature: Array) -> Array:
-        """``Σ_μ x̂_i² Γ_kμ``."""
-        return curvature @ self.problem.inputs.squares
+        """``s² Σ_μ x̂_i² Γ_kμ``."""
+        return self.squared_scale * (curvature @ self.problem.inputs.squares)
 
     def _displacement(self, g, curvature, precision):
         inputs = self.problem.inputs
-        return self.delta * (g @ inputs.x - (g * curvature) @ inputs.cubes / precision)
+        pull = g @ inputs.x - self.squared_scale * ((g * curvature) @ inputs.cubes / precision)
+        return self.delta * self.problem.scale * pull
 
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """ω, and V, which is NaN, hence not allowed, where a term of it is not positive."""
         inputs, precision = self.problem.inputs, self.precision(curvature)
-        shift = self._displacement(g, curvature, precision) @ inputs.x.T
-        omega = self.problem.hidden + shift - g * ((1 / precision) @ inputs.squares.T)
-        return omega, cavity_variance(inputs.squares, precision, curvature)
+        shift = (self.problem.scale * self._displacement(g, curvature, precision)) @ inputs.x.T
+        omega = self.problem.hidden + shift - g * ((self.squared_scale / precision) @ inputs.squares.T)
+        return omega, cavity_variance(inputs.squares, self._unscaled(precision), curvature)
 
     def self_response(self, curvature: Array) -> Array:
         """As in `NodeEquations`."""
-        return (1 / self.precision(curvature)) @ self.problem.inputs.squares.T
+        return (self.squared_scale / self.precision(curvature)) @ self.problem.inputs.squares.T
 
     def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """As in `NodeEquations`."""
         squares, precision = self.problem.inputs.squares, self.precision(curvature)
         displacement = _total(self._displacement(g, curvature, precision) ** 2 / self.delta)
-        own = g**2 * ((1 / precision) @ squares.T) - g**2 * curvature * ((1 / precision**2) @ (squares**2).T)
-        return displacement, _total(own) - log_cavity_ratio(squares, precision, curvature)
+        variance = self.squared_scale / precision
+        own = g**2 * (variance @ squares.T)
+        own = own - g**2 * curvature * ((self.squared_scale**2 / precision**2) @ (squares**2).T)
+        return displacement, _total(own) - log_cavity_ratio(squares, self._unscaled(precision), curvature)
+
+    def _unscaled(self, precision: Array) -> Array:
+        """``P/s²``, infinite for weights that stay."""
+        with np.errstate(divide="ignore"):
+            return precision / self.squared_scale
 
 
 def _total(values: Array) -> Array:
@@ -222,12 +235,13 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
 
     Parameters
     ----------
-    gram : array of float32, shape (P, P)
-        C.
+    gram : array, shape (P, P) or (..., K, P, P)
+        C, of all units or of each.
     strength, own : array, shape (..., K, P)
         s = ΔΓ, of which what is weak is left out; q, in units of Δ.
     """
-    xp, n_patterns = namespace(strength), gram.shape[0]
+    xp, n_patterns = namespace(strength), gram.shape[-1]
+    grams = xp.astype(xp.reshape(gram, (-1, n_patterns, n_patterns)), xp.float32, copy=False)  # one for all, or of each
     lost = xp.astype(xp.reshape(strength * own, (-1, n_patterns)), xp.float32)
     own = xp.astype(xp.reshape(own, (-1, n_patterns)), xp.float32)
     strength = xp.reshape(strength, (-1, n_patterns))
@@ -240,7 +254,8 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
         active = order[units[:, 0], :size]
         s = strength[units, active]
         root = xp.astype(xp.where(s > _STRENGTH, s, xp.zeros_like(s)) ** 0.5, xp.float32)  # 0: an identity, for padding
-        matrices = root[:, :, None] * gram[active[:, :, None], active[:, None, :]] * root[:, None, :]
+        own_gram = units[:, :, None] % len(grams)
+        matrices = root[:, :, None] * grams[own_gram, active[:, :, None], active[:, None, :]] * root[:, None, :]
         diagonal = np.arange(size)
         matrices[:, diagonal, diagonal] += 1 - xp.where(root > 0, lost[units, active], xp.zeros_like(root))
         blocks.append((units, active, root, _cholesky(matrices)))
@@ -250,7 +265,8 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
         moved = xp.zeros_like(own)
         for units, active, root, solve_matrices in blocks:
             moved[units, active] = root * solve_matrices(root * xp.astype(rows[units, active], xp.float32))
-        return xp.reshape(rows - moved @ gram + own * moved, vectors.shape)
+        pulled = moved @ grams[0] if len(grams) == 1 else (grams @ moved[..., None])[..., 0]
+        return xp.reshape(rows - pulled + own * moved, vectors.shape)
 
     return apply
 

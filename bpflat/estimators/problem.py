@@ -1,19 +1,26 @@
-"""What an estimator is asked: references, patterns, labels, how many errors are allowed or what one costs."""
+"""What an estimator is asked: references, patterns, labels, the prior, how many errors are allowed or what one costs.
+
+The prior N(w, Δ s²) has a scale s for every weight.  In units of them, ``y = (w' - w)/s`` has the prior N(0, Δ), and
+hidden unit k sees the inputs ``s_ki x_i``; this is how estimators treat scales, and a weight with s = 0 stays.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.committee import answers, normalised, preactivations
-from bpflat.estimators.arrays import Array, namespace
+from bpflat.committee import answers, in_unit_range, normalised, preactivations
+from bpflat.estimators.arrays import Array, namespace, to_numpy
 
 if TYPE_CHECKING:
     import torch
+
+_SMALLEST = 1e-50  # scales below it, of weights of order one, move nothing that matters: taken for 0
+_CERTAIN = 40.0  # standard deviations from 0 at which a sign is certain in float64
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,11 @@ class Problem:
         Training errors E₀ that solutions may make.
     beta : float or None
         Cost of an error, where any number of them is allowed instead.
+    scale : array, shape (..., K, N), or float
+        Scales s of the prior, in units where rows have norm √N; 1.0 for all of them.
+    floor : array, shape (..., K, P), or float
+        What is added to the cavity variances of pre-activations that no perturbed weight enters, which are ±1: so
+        little that their signs are certain.  Else 0.
     """
 
     inputs: Inputs
@@ -87,6 +99,8 @@ class Problem:
     hidden: Array
     n_errors: NDArray[np.int64]
     beta: float | None = None
+    scale: Array | float = 1.0
+    floor: Array | float = 0.0
 
     @classmethod
     def of(
@@ -96,33 +110,74 @@ class Problem:
         labels: NDArray[np.float64] | None = None,
         *,
         beta: float | None = None,
+        scale: NDArray[np.float64] | None = None,
     ) -> Problem:
         """Pose the problem of checked references (..., K, N): as many errors are allowed as each makes itself.
 
-        These are counted from the weights as given: in rescaled rows an exact tie might turn.
+        These are counted from the weights as given: in rescaled rows an exact tie might turn.  Scales (..., K, N) of
+        the prior are in the units of the weights as given, too.
         """
         if labels is None:
             n_errors = np.zeros(weights.shape[:-2], dtype=np.int64)
         else:
             n_errors = np.asarray(np.count_nonzero(answers(weights, patterns) != labels, axis=-1))
-        rows = normalised(weights)[0]
+        rows, sizes = normalised(weights)
         hidden = np.ascontiguousarray(np.swapaxes(preactivations(rows, patterns), -1, -2))
-        return cls(Inputs(patterns, bool(np.all(np.abs(patterns) == 1))), labels, rows, hidden, n_errors, beta)
+        inputs = Inputs(patterns, bool(np.all(np.abs(patterns) == 1)))
+        problem = cls(inputs, labels, rows, hidden, n_errors, beta)
+        if scale is None:
+            return problem
+        scale = scale / sizes[..., None]
+        scale = np.where(scale < _SMALLEST, 0.0, scale)
+        is_still = scale**2 @ inputs.squares.T == 0
+        signs = np.where(np.swapaxes(preactivations(in_unit_range(weights), patterns), -1, -2) >= 0, 1.0, -1.0)
+        return replace(
+            problem, hidden=np.where(is_still, signs, hidden), scale=scale, floor=np.where(is_still, _CERTAIN**-2, 0.0)
+        )
 
     @property
-    def n_weights(self) -> int:
-        """K N."""
-        return self.hidden.shape[-2] * self.inputs.n_inputs
+    def is_isotropic(self) -> bool:
+        """Whether all weights have the same prior variance."""
+        return isinstance(self.scale, float)
+
+    @property
+    def n_weights(self) -> NDArray[np.int64]:
+        """Numbers n of weights that the prior perturbs, shape (...): K N but for those with s = 0."""
+        if self.is_isotropic:
+            return np.full(self.hidden.shape[:-2], self.hidden.shape[-2] * self.inputs.n_inputs)
+        return np.asarray(np.count_nonzero(to_numpy(self.scale), axis=(-2, -1)))
+
+    @cached_property
+    def grams(self) -> Array:
+        """``C_k = X diag(s_k²) Xᵀ/N`` of the units, shape (..., K, P, P); (1, P, P) for all of them if isotropic."""
+        if self.is_isotropic:
+            return self.inputs.gram[None]
+        xp, shape = namespace(self.scale), self.scale.shape
+        scaled = (self.inputs.x * row for row in xp.reshape(self.scale, (-1, shape[-1])))
+        return xp.reshape(xp.stack([x @ x.T for x in scaled]), (*shape[:-1], *2 * self.hidden.shape[-1:]))
 
     def take(self, rows: int | NDArray[np.int64]) -> Problem:
         """Return one of R references, or those of some indices."""
-        weights = None if self.weights is None else self.weights[rows]
-        return replace(self, weights=weights, hidden=self.hidden[rows], n_errors=self.n_errors[rows])
+        names = ["hidden", "n_errors"] + ["weights"] * (self.weights is not None)
+        names += [] if self.is_isotropic else ["scale", "floor"]
+        return self._changed(rows, **{name: getattr(self, name)[rows] for name in names})
+
+    def at_cost(self, beta: float) -> Problem:
+        """Return the same problem with any number of errors allowed, at a cost."""
+        return self._changed(..., beta=beta)
+
+    def _changed(self, rows: Any, **changes: Any) -> Problem:
+        """A copy with other attributes that keeps the `grams` of its rows, dear to make, where they are known."""
+        copy = replace(self, **changes)
+        if not self.is_isotropic and "grams" in vars(self):
+            vars(copy)["grams"] = self.grams[rows]
+        return copy
 
     def on(self, device: torch.device | str) -> Problem:
         """Return the same problem as tensors on a device that knows float64."""
         import torch  # seconds, which callers without torch need not wait for
 
-        arrays = self.inputs.patterns, self.labels, self.hidden
-        patterns, labels, hidden = (torch.tensor(a, device=device) for a in arrays)
-        return replace(self, inputs=replace(self.inputs, patterns=patterns), labels=labels, weights=None, hidden=hidden)
+        names = ["labels", "hidden"] + ([] if self.is_isotropic else ["scale", "floor"])
+        tensors = {name: torch.tensor(getattr(self, name), device=device) for name in names}
+        patterns = torch.tensor(self.inputs.patterns, device=device)
+        return replace(self, inputs=replace(self.inputs, patterns=patterns), weights=None, **tensors)

@@ -109,7 +109,8 @@ def estimate(energies: NDArray, norms: NDArray, betas: NDArray, allowed: float, 
     At a given β the last states are those wanted.  Else ``P(U ≤ U₀) = Z(β) ⟨1[U ≤ U₀] e^{βU}⟩_β`` counts among them,
     and their energy is not asked for (0).
     """
-    log_z, influence = _stones(energies, betas)
+    log_z, steps = stones(energies[..., :-1], betas)
+    influence = (steps - 1).sum(axis=-1)
     last = energies[..., -1]
     if beta is not None:
         weight, energy = np.ones(last.shape), last
@@ -125,12 +126,12 @@ def estimate(energies: NDArray, norms: NDArray, betas: NDArray, allowed: float, 
     return Estimate(log_z, *means, influence, *moved)
 
 
-def _stones(energies: NDArray, betas: NDArray) -> tuple[float, NDArray[np.float64]]:
-    """Log Z at the last of T temperatures, and the influences of samples (chains, samples) on it."""
-    steps = np.exp(-np.diff(betas) * energies[..., :-1])
-    means = steps.mean(axis=(0, 1))
-    with np.errstate(divide="ignore", invalid="ignore"):  # a rung of infinite energies alone
-        return float(np.log(means).sum()), (steps / means - 1).sum(axis=-1)
+def stones(energies: NDArray, betas: NDArray) -> tuple[float, NDArray[np.float64]]:
+    """Return log Z at the last of T + 1 temperatures, and the stones over their means, from energies (..., T)."""
+    factors = np.exp(-np.diff(betas) * energies)
+    means = factors.mean(axis=(0, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a temperature of infinite energies alone
+        return float(np.log(means).sum()), factors / means
 
 
 def cumulants(energies: NDArray, betas: NDArray, grid: NDArray) -> NDArray[np.float64]:
@@ -146,7 +147,8 @@ def cumulants(energies: NDArray, betas: NDArray, grid: NDArray) -> NDArray[np.fl
         step = beta - betas[j]
         if not known[j] or not np.isfinite(at).any() or effective_fraction(at, step) < _REACH:
             continue
-        log_z, influence = _stones(energies[..., : j + 1], betas[: j + 1])
+        log_z, steps = stones(energies[..., :j], betas[: j + 1])
+        influence = (steps - 1).sum(axis=-1)
         shift = at.min()
         weight = _factors(at - shift, step)
         log_z += math.log(weight.mean()) - step * shift

@@ -19,19 +19,33 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.co
 _WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model")
 
 
+def search_too(folder: Path) -> None:
+    """Let `find` search a folder where no module of that name is installed: a matplotlib.py there hides nothing."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of modules")
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
+
+
 def find(name: str) -> Any:
-    """Return the object that MODULE:ATTRIBUTE names; modules of the working directory are found too."""
+    """Return the object that MODULE:ATTRIBUTE names, of an installed module or one that `search_too` adds.
+
+    Raises
+    ------
+    ValueError
+        When there is no such object; the message names the file of the module, if there is one.
+    """
     module, _, attribute = name.partition(":")
-    if not module or not attribute:
+    if not module or not attribute or module.startswith("."):
         raise ValueError(f"{name!r} must be MODULE:NAME, as in torchvision.models:resnet18")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    where = "no such module is installed; --path FOLDER adds a folder to search"
     try:
         named: Any = importlib.import_module(module)
+        where = f"the module is {getattr(named, '__file__', 'built in')}"
         for part in attribute.split("."):
             named = getattr(named, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name} cannot be found ({error})") from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name} cannot be found ({error}); {where}") from error
     return named
 
 

@@ -66,13 +66,13 @@ def measure(
     minima : sequence of TrainedMinima
         One of each protocol.
     folder : Path
-        Of ``<protocol name>-entropy.npz``, ``-entropy-ep.npz`` and ``-energy.npz``.
+        Place of ``<protocol name>-entropy.npz``, ``-entropy-ep.npz`` and ``-energy.npz``.
     ep : bool
         Whether Φ is measured by expectation propagation too.
     n_jobs, scheduler
         Who computes the curves, see `training.workers.carry_out`.
     device : str
-        On a GPU all minima of a protocol are one task.
+        "cpu" or "cuda"; all minima of a protocol are one task on a GPU.
 
     Raises
     ------
@@ -87,8 +87,8 @@ def measure(
     entropies = share("entropy", DISTANCES)
     by_ep = share("entropy-ep", DISTANCES_EP, method="ep") if ep else [None] * len(minima)
     return [
-        Series(one.protocol.name, one.protocol.label, one, entropy, _energy(one, folder), ep)
-        for one, entropy, ep in zip(minima, entropies, by_ep, strict=True)
+        Series(trained.protocol.name, trained.protocol.label, trained, entropy, _energy(trained, folder), entropy_ep)
+        for trained, entropy, entropy_ep in zip(minima, entropies, by_ep, strict=True)
     ]
 
 

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from bpflat.flatness import local_energy
-from bpflat.provenance import git_revision, library_versions
-from bpflat.storage import load_result, save_result
+from bpflat.storage import StoredResult
+from figures.measure.concordance import AVERAGE, granulated_kendall
 from figures.measure.statistics import Correlation, centred_ranks, correlate
-from training.deep import run
-from training.deep.images import load_images
-from training.deep.recipes import Recipe, as_plain
-from training.deep.schedules import Annealing
-from training.deep.trainer import DeepReport
-from training.models import make_model
-from training.result_file import require_same
-from training.workers import Task, carry_out
 
-KIND = "measured-network"
 SIGMAS = (0.1, 0.2, 0.3, 0.5)
 N_SAMPLES = 64  # perturbations at each σ, as in Fig. 7
 NOISE = 0.5  # σ of the paper's figure
 REGULARISERS = {"dropout": "dropout", "batch": "batch size", "weight_decay": "weight decay"}
-# Names of the correlations, in words; those after the first two are of ranks among networks that share a regulariser.
-KINDS = {"pearson": "Pearson r", "spearman": "Spearman ρ"} | {n: f"ρ, equal {word}" for n, word in REGULARISERS.items()}
+HYPER_PARAMETERS = REGULARISERS | {"eta": "learning rate"}
+OVER_ALL = {"pearson": "Pearson r", "spearman": "Spearman ρ", "kendall": "Kendall τ"}
+# Names of the correlations, in words: over all networks; of ranks among those that share a regulariser; granulated.
+KINDS = (
+    OVER_ALL
+    | {name: f"ρ, equal {word}" for name, word in REGULARISERS.items()}
+    | {f"granulated {name}": f"ψ, {word} alone" for name, word in HYPER_PARAMETERS.items()}
+    | {f"granulated {AVERAGE}": "Ψ, average of ψ"}
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class Network(StoredResult):
     """One trained network and the local energy around it.
 
     Attributes
@@ -61,10 +54,17 @@ class Network:
         Perturbations at each σ.
     setting : str
         JSON of everything that decides the result.
-    versions, git_revision : str
     seed, epochs : int
         The training's; −1 where they are not known.
+    eta : float
+        First learning rate; 0 where it is not known.
+    seconds : float
+        Wall time of the training; 0 where it is not known.
+    provenance : Provenance
+        Versions and revision that trained and measured it, or measured it alone.
     """
+
+    kind = "measured-network"
 
     name: str
     architecture: str
@@ -81,24 +81,15 @@ class Network:
     std_error: NDArray[np.float64]
     n_samples: int
     setting: str
-    versions: str
-    git_revision: str
     seed: int = -1
     epochs: int = -1
+    eta: float = 0.0
+    seconds: float = 0.0
 
     @property
     def deviation(self) -> NDArray[np.float64]:
         """Standard deviation of the error over perturbations, shape (S,)."""
         return self.std_error * np.sqrt(self.n_samples)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        save_result(path, KIND, self)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Network:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        return load_result(path, KIND, cls)
 
 
 def load_networks(folder: Path) -> list[Network]:
@@ -125,7 +116,8 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
     Returns
     -------
     dict
-        Lists with an entry for each σ, by the keys of `KINDS`; NaN where no networks share a regulariser.
+        Lists with an entry for each σ, by the keys of `KINDS`; NaN where no networks share a
+        regulariser, or differ in a hyper-parameter alone.
 
     Raises
     ------
@@ -138,17 +130,27 @@ def correlations(networks: Sequence[Network], seed: int = 0) -> dict[str, list[C
             f"a correlation needs at least 3 networks that fit their training data; there are {len(fitted)}"
         )
     rng = np.random.default_rng(seed)
+    streams = {"kendall": np.random.default_rng([seed, 1])}  # of its own: the others' resamples are older
     test = np.array([network.test_error for network in fitted])
     alike = np.zeros(len(fitted))
     by_kind = {kind: [] for kind in KINDS}
     for delta in np.transpose([network.delta_error for network in fitted]):
-        for kind in ("pearson", "spearman"):
-            by_kind[kind].append(correlate(delta, test, alike, kind=kind, rng=rng))
+        for kind in OVER_ALL:
+            by_kind[kind].append(correlate(delta, test, alike, kind=kind, rng=streams.get(kind, rng)))
         for name in REGULARISERS:
             groups = np.array([getattr(network, name) for network in fitted])
             ranks = centred_ranks(delta, groups), centred_ranks(test, groups)
             by_kind[name].append(correlate(*ranks, groups, kind="pearson", rng=rng))
+        names = (*HYPER_PARAMETERS, "seed")
+        settings = {name: [getattr(network, name) for network in fitted] for name in names}
+        for name, estimate in granulated_kendall(delta, test, settings, fixed=("seed",)).items():
+            by_kind[f"granulated {name}"].append(estimate)
     return by_kind
+
+
+def precision_of(network: Network) -> str:
+    """Number format of the forward passes of the training."""
+    return "bfloat16" if json.loads(network.setting).get("bfloat16") else "float32"
 
 
 def place_of(networks: Sequence[Network], sigma: float) -> int:
@@ -159,201 +161,7 @@ def place_of(networks: Sequence[Network], sigma: float) -> int:
 def profile_of(model: nn.Module, inputs, labels, *, subset: int | None, device: str) -> dict:
     """Fields of a `Network` that are its profile; every network sees the same perturbations."""
     subset = None if subset is None or subset >= len(labels) else subset
-    options = {"subset": subset, "device": device, "batch_size": 250, "channels_last": True}
+    options = {"subset": subset, "device": device, "batch_size": 125, "channels_last": True}
     profile = local_energy(model, (inputs, labels), SIGMAS, n_samples=N_SAMPLES, seed=0, **options)
     names = ("sigma", "delta_error", "std_error", "n_samples")
     return {name: getattr(profile, name) for name in names} | {"train_loss": profile.train_loss}
-
-
-def provenance(setting: dict) -> dict:
-    """Fields of a `Network` that say how it was made."""
-    return {
-        "setting": json.dumps(setting),
-        "versions": json.dumps(library_versions()),
-        "git_revision": git_revision(),
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """VGG-like networks with every combination of dropout, batch size and weight decay, and how they are trained.
-
-    Attributes
-    ----------
-    dropout, batch, weight_decay : tuple
-        Values.
-    width, blocks, convolutions, dense : int
-        See `training.models.small.VGGLike`.
-    n_train : int or None
-        Training images; None for all.
-    size : int
-        Pixels to which images are shrunk; 0 leaves them.
-    eta : float
-        First learning rate, of a cosine that ends at 0 after `epochs`.
-    epochs : int
-        The most.
-    stop_loss : float
-        Training ends when the loss on the training images, without dropout, is lower: all that end so are compared at
-        the same training loss.
-    subset : int or None
-        Training images that each perturbation sees.
-    """
-
-    dropout: tuple[float, ...]
-    batch: tuple[int, ...]
-    weight_decay: tuple[float, ...]
-    width: int
-    n_train: int | None
-    eta: float
-    epochs: int
-    size: int = 0
-    blocks: int = 3
-    convolutions: int = 2
-    dense: int = 128
-    stop_loss: float = 0.01
-    subset: int | None = None
-
-    @property
-    def architecture(self) -> str:
-        """What the networks share, in a phrase."""
-        pixels = self.size or 32
-        return (
-            f"{self.blocks} blocks of {self.convolutions} convolutions of width {self.width}, dense layer of "
-            f"{self.dense}, {pixels}×{pixels} pixels"
-        )
-
-    def recipes(self) -> Iterator[Recipe]:
-        """Recipes of all networks."""
-        for dropout, batch, weight_decay in itertools.product(self.dropout, self.batch, self.weight_decay):
-            yield Recipe(
-                row=f"vgg-p{dropout:g}-b{batch}-wd{weight_decay:g}",
-                column="baseline",
-                model="vgg-like",
-                data="cifar10",
-                epochs=self.epochs,
-                eta=Annealing(self.eta, self.epochs),
-                batch=batch,
-                weight_decay=weight_decay,
-                nesterov=False,
-                size=self.size,
-                padding=0,
-                flip=False,
-                model_options={
-                    "blocks": self.blocks,
-                    "width": self.width,
-                    "convolutions": self.convolutions,
-                    "dense": self.dense,
-                    "dropout": dropout,
-                },
-            )
-
-
-GRIDS = {
-    "quick": Grid(
-        dropout=(0.0, 0.3, 0.5),
-        batch=(16, 32, 64),
-        weight_decay=(0.0, 1e-3, 3e-3),
-        width=32,
-        n_train=2000,
-        size=16,
-        eta=0.01,
-        epochs=80,
-        stop_loss=0.05,
-        subset=250,
-    ),
-    "paper": Grid(  # the values of PGDL's task 1
-        dropout=(0.0, 0.5),
-        batch=(8, 32, 512),
-        weight_decay=(0.0, 1e-3),
-        width=512,
-        n_train=None,
-        eta=0.001,
-        epochs=1200,
-    ),
-}
-
-
-def train_missing(
-    grid: Grid,
-    folder: Path,
-    *,
-    data: Path,
-    seeds: int = 1,
-    device: str = "cpu",
-    n_jobs: int = 1,
-    progress: Callable[[DeepReport], None] = lambda report: None,
-) -> None:
-    """Train and measure the networks of `grid` that `folder` does not hold; their weights are not kept.
-
-    Raises
-    ------
-    ValueError
-        When `folder` holds a network of another setting.
-    SweepError
-        When trainings fail; the others are stored.
-    OSError
-        When data are missing or `folder` cannot be written.
-    """
-    tasks = []
-    for seed in range(seeds):
-        for recipe in grid.recipes():
-            path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
-            if path.exists():
-                require_same(path, json.loads(Network.load(path).setting), setting)
-            else:
-                options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
-                tasks.append(Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options)))
-    for task in carry_out(tasks, n_jobs=n_jobs):
-        shutil.rmtree(task.path.with_suffix(""), ignore_errors=True)
-
-
-def _setting(grid: Grid, recipe: Recipe, seed: int) -> dict:
-    return {
-        "recipe": as_plain(recipe),
-        "n_train": grid.n_train,
-        "stop_loss": grid.stop_loss,
-        "seed": seed,
-        "sigmas": SIGMAS,
-        "n_samples": N_SAMPLES,
-        "subset": grid.subset,
-    }
-
-
-def train_and_measure(
-    grid: Grid,
-    recipe: Recipe,
-    seed: int,
-    *,
-    scratch: Path,
-    data: Path,
-    device: str = "cpu",
-    progress: Callable[[DeepReport], None] = lambda report: None,
-) -> Network:
-    """Train one network of `grid` until it fits its training images, and measure δE on these.
-
-    The folder `scratch` keeps the training's checkpoints, and the weights until they are measured: not needed any more
-    once the result is stored.
-    """
-    options = {"n_train": grid.n_train, "stop_loss": grid.stop_loss, "evaluate_every": grid.epochs}
-    done = run(recipe, scratch, data=data, seed=seed, device=device, progress=progress, **options)
-    model = make_model(recipe.model, **recipe.model_options)
-    weights = torch.load(scratch / f"{recipe.name}-seed{seed}.pt", weights_only=True)
-    model.load_state_dict(weights)
-    images = load_images(recipe.data, data, n_train=grid.n_train)
-    inputs = recipe.augmentation().plain(images.train_images, images.mean, images.std)
-    profile = profile_of(model.eval(), inputs, images.train_labels, subset=grid.subset, device=device)
-    return Network(
-        name=recipe.row,
-        architecture=grid.architecture,
-        dropout=recipe.model_options["dropout"],
-        batch=recipe.batch,
-        weight_decay=recipe.weight_decay,
-        seed=seed,
-        epochs=done.epochs,
-        n_train=done.n_train,
-        train_error=done.train_error,
-        test_error=done.test_error,
-        fitted=done.train_loss < grid.stop_loss,
-        **(profile | {"train_loss": done.train_loss}),
-        **provenance(_setting(grid, recipe, seed)),
-    )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
-from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of, provenance
+from bpflat.provenance import Provenance
+from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.published.pgdl import ModelRecord, load_model, read_records
 from training.published.tfrecords import read_images
 from training.result_file import require_same
@@ -63,7 +64,7 @@ def measure_missing(
     Parameters
     ----------
     task : Path
-        With ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
+        Folder with ``model_configs.json``, the models' folders, and ``dataset_*/train/*.tfrecord``.
     folder : Path
         Place of the results.
     architecture : Architecture
@@ -78,7 +79,7 @@ def measure_missing(
     ValueError
         No such models, hyper-parameters that have other names, results of another setting, damaged files.
     FileNotFoundError, ImportError
-        As `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
+        See `training.published.pgdl.load_model` and `training.published.tfrecords.read_images`.
     """
     n_such, images = 0, None
     for record in read_records(task):
@@ -106,7 +107,8 @@ def measure_missing(
             test_error=record.test_error,
             fitted=profile["train_loss"] < stop_loss,
             **profile,
-            **provenance(setting),
+            setting=json.dumps(setting),
+            provenance=Provenance.here(),
         ).save(path)
     if not n_such:
         raise ValueError(f"{task} has no models of {architecture}")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from figures.measure.deep_runs import grouped, load_runs
+from figures.measure.deep_runs import grouped, load_runs, precision
+from figures.measure.statistics import quantile
 from training.deep.recipes import LABELS
 from training.deep.results import DeepRun
 
@@ -34,6 +35,8 @@ class Profiles:
         δE in percent.
     std_error : ndarray, shape (E, S)
         Its standard error: over seeds, or of one seed over draws of the noise.
+    half_width : ndarray, shape (E, S)
+        Half of its 95 % interval, by Student's t over the same.
     train_error, test_error, train_loss : ndarray, shape (E,)
         `OF_CENTRE`, of the unperturbed centre: means over seeds, errors in percent.
     """
@@ -43,13 +46,14 @@ class Profiles:
     sigma: NDArray[np.float64]
     delta_error: NDArray[np.float64]
     std_error: NDArray[np.float64]
+    half_width: NDArray[np.float64]
     train_error: NDArray[np.float64]
     test_error: NDArray[np.float64]
     train_loss: NDArray[np.float64]
 
     @classmethod
     def of(cls, runs: Sequence[DeepRun]) -> Profiles:
-        """Averages over seeds.
+        """Averages over seeds at the epochs that all have, and over their ends, which with a stopping loss may differ.
 
         Raises
         ------
@@ -59,16 +63,23 @@ class Profiles:
         first = runs[0]
         for other in runs[1:]:
             _require_same([first, other], f"{other.row} {other.column}", _setting)
-        delta = 100 * np.array([run.flatness.delta_error for run in runs])
-        over_draws = 100 * first.flatness.std_error
+        epochs = [run.flatness.epoch for run in runs]
+        shared = sorted(set.intersection(*(set(own[:-1].tolist()) for own in epochs)))
+        places = [np.append(np.searchsorted(own, shared), len(own) - 1) for own in epochs]
+
+        def at_shared(name: str) -> NDArray[np.float64]:
+            return np.array([getattr(run.flatness, name)[at] for run, at in zip(runs, places, strict=True)])
+
+        delta, over_draws = 100 * at_shared("delta_error"), 100 * at_shared("std_error")[0]
         error = delta.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else over_draws
-        means = {name: np.mean([getattr(run.flatness, name) for run in runs], axis=0) for name in OF_CENTRE}
+        means = {name: at_shared(name).mean(axis=0) for name in OF_CENTRE}
         return cls(
             runs=tuple(runs),
-            epoch=first.flatness.epoch,
+            epoch=at_shared("epoch").mean(axis=0).round().astype(int),
             sigma=first.flatness.sigma,
             delta_error=delta.mean(axis=0),
             std_error=error,
+            half_width=error * quantile(len(runs) if len(runs) > 1 else first.flatness.n_samples),
             train_error=100 * means["train_error"],
             test_error=100 * means["test_error"],
             train_loss=means["train_loss"],
@@ -92,13 +103,16 @@ def conditions(run: DeepRun) -> dict:
         "images": run.n_train,
         "epochs_scale": run.epochs_scale,
         "augment": run.configuration.get("augment", True),
+        "precision": precision(run),
+        "stop_loss": run.configuration.get("stop_loss"),
     }
 
 
 def _setting(run: DeepRun) -> dict:
     """What the seeds of one algorithm must share."""
     shared = {name: value for name, value in run.configuration.items() if name not in ("seed", "evaluate_every")}
-    grid = {name: getattr(run.flatness, name).tolist() for name in ("epoch", "sigma")}
+    names = ("epoch", "sigma") if run.configuration.get("stop_loss") is None else ("sigma",)
+    grid = {name: getattr(run.flatness, name).tolist() for name in names}
     return conditions(run) | shared | grid | {"draws": int(run.flatness.n_samples)}
 
 

@@ -68,6 +68,30 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Moments of independent values, such as the test errors of several seeds.
+
+    Attributes
+    ----------
+    mean : float
+    std : float or None
+        Standard deviation, with n − 1; None for one value.
+    n : int
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> Sample:
+        """Moments of values (n,)."""
+        values = np.asarray(values, dtype=float)
+        std = float(values.std(ddof=1)) if len(values) > 1 else None
+        return cls(float(values.mean()), std, len(values))
+
+
 def correlate(
     x: ArrayLike,
     y: ArrayLike,
@@ -84,7 +108,7 @@ def correlate(
     x, y : array_like, shape (n,)
     groups : array_like, shape (n,)
         Which minima are alike (of one algorithm).
-    kind : {"spearman", "pearson"}
+    kind : {"spearman", "pearson", "kendall"}
     rng : Generator
     n_resamples : int
 
@@ -103,14 +127,17 @@ def correlate(
     x, y, groups = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(groups)
     if not _comparable(x, y):
         return UNKNOWN
-    function = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[kind]
-    value, p_value = function(x, y)
+    value, p_value = {"spearman": stats.spearmanr, "pearson": stats.pearsonr, "kendall": stats.kendalltau}[kind](x, y)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     chosen = np.concatenate([rng.choice(m, size=(n_resamples, len(m))) for m in members], axis=1)
-    a, b = x[chosen], y[chosen]
-    if kind == "spearman":
-        a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
-    low, high = np.nanquantile(_row_correlations(a, b), _tails())
+    if kind == "kendall":
+        resampled = _kendall_of_rows(x, y, chosen)
+    else:
+        a, b = x[chosen], y[chosen]
+        if kind == "spearman":
+            a, b = stats.rankdata(a, axis=1), stats.rankdata(b, axis=1)
+        resampled = _row_correlations(a, b)
+    low, high = np.nanquantile(resampled, _tails())
     return Correlation(float(value), float(p_value), float(low), float(high))
 
 
@@ -173,8 +200,30 @@ def mean_interval(values: ArrayLike) -> Interval:
     n = len(values)
     if n < 2:
         return Interval(float(values.mean()) if n else np.nan, np.nan, np.nan)
-    mean, half = values.mean(), stats.t.ppf(_tails()[1], n - 1) * values.std(ddof=1) / np.sqrt(n)
+    mean, half = values.mean(), quantile(n) * values.std(ddof=1) / np.sqrt(n)
     return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def difference(first: Sample, second: Sample) -> Interval:
+    """Mean of `first` minus that of `second`, and its 95 % interval.
+
+    Notes
+    -----
+    Welch's interval where both have a standard deviation.  Where one is a single value, Student's with the variance of
+    the other, as if both had the same.  Where both are, no interval: its bounds are NaN.
+    """
+    mean = first.mean - second.mean
+    samples = [sample for sample in (first, second) if sample.std is not None]
+    if not samples:
+        return Interval(mean, np.nan, np.nan)
+    degrees = np.array([sample.n - 1 for sample in samples])
+    if len(samples) == 2:
+        squares = np.array([sample.std**2 / sample.n for sample in samples])
+        freedom = squares.sum() ** 2 / (squares**2 / degrees).sum() if squares.sum() else degrees.sum()
+    else:
+        squares, freedom = samples[0].std ** 2 * np.array([1 / first.n, 1 / second.n]), degrees.sum()
+    half = stats.t.ppf(_tails()[1], freedom) * np.sqrt(squares.sum())
+    return Interval(mean, float(mean - half), float(mean + half))
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike) -> Interval:
@@ -196,6 +245,29 @@ def _row_correlations(a: NDArray, b: NDArray) -> NDArray:
     a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
     with np.errstate(invalid="ignore"):
         return (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+
+
+def _kendall_of_rows(x: NDArray, y: NDArray, chosen: NDArray[np.int64]) -> NDArray:
+    """Kendall's τ of each row of chosen members (B, n), among pairs of different ones; ties count as 0."""
+    concordant = np.sign(np.subtract.outer(x, x) * np.subtract.outer(y, y))
+    times = np.array([np.bincount(row, minlength=len(x)) for row in chosen], dtype=float)
+    pairs = times.sum(axis=1) ** 2 - (times**2).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return ((times @ concordant) * times).sum(axis=1) / pairs
+
+
+def normal_correlation(value: float, std_error: float) -> Correlation:
+    """Correlation with a normal interval, cut at ±1, and the p-value that goes with it."""
+    if np.isnan(value):
+        return UNKNOWN
+    half = stats.norm.ppf(_tails()[1]) * std_error
+    p_value = 2 * stats.norm.sf(abs(value) / std_error) if std_error else float(value == 0)
+    return Correlation(float(value), float(p_value), max(float(value - half), -1.0), min(float(value + half), 1.0))
+
+
+def quantile(n: int) -> float:
+    """Standard errors in half of a 95 % interval of the mean of n values, by Student's t."""
+    return float(stats.t.ppf(_tails()[1], n - 1))
 
 
 def _tails() -> tuple[float, float]:

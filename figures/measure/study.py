@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bpflat
-from bpflat.provenance import git_revision
-from bpflat.storage import load_result, save_result
-from figures.measure.experiment import SAMPLINGS, on_each_draw
+from bpflat.provenance import Provenance
+from bpflat.storage import StoredResult
+from figures.measure.experiment import SAMPLINGS, Preset, on_each_draw
 from figures.measure.measures import problem_of
 from figures.measure.summary import FAR, NEAR, NOISE
 from training.committee import run
@@ -29,6 +29,7 @@ STARTS = ("equal", "independent")
 PULLS = {"gamma": "γ", "eta gamma": "ηγ", "eta B gamma": "ηBγ"}
 OUTER_STEPS = {"eta gamma": "ηγ", "eta": "η"}
 MEANS = ("sgd-fast", "sgd-slow", "rsgd-fast-equal-gamma", "rsgd-slow-equal-gamma", "esgd-eta-gamma")  # and by the sum
+STUDY = Preset(restarts=3)
 DRAWS_OF_MEANS = 2  # of each sampling: enough to see that averaged gradients do not end at zero errors
 QUANTITIES = {
     "test_error": ("test error, %", 100),
@@ -42,16 +43,16 @@ QUANTITIES = {
 
 def _readings() -> dict[str, Protocol]:
     """Every protocol by every reading of its conventions, by a name that says which."""
-    found = [PROTOCOLS["sgd-fast"], PROTOCOLS["sgd-slow"]]
+    readings = [PROTOCOLS["sgd-fast"], PROTOCOLS["sgd-slow"]]
     for speed, start, pull in product(("rsgd-fast", "rsgd-slow"), STARTS, PULLS):
         if (speed, pull) == ("rsgd-slow", "eta gamma"):  # replicas freeze apart; it takes 80,000 epochs to tell
             continue
         name = f"{speed}-{start}-{pull.replace(' ', '-')}"
-        found.append(replace(PROTOCOLS[speed], name=name, start=start, pull=pull))
+        readings.append(replace(PROTOCOLS[speed], name=name, start=start, pull=pull))
     for step in OUTER_STEPS:
-        found.append(replace(PROTOCOLS["esgd"], name=f"esgd-{step.replace(' ', '-')}", outer_step=step))
-    means = [replace(p, name=f"{p.name}-mean", reduction="mean") for p in found if p.name in MEANS]
-    return {protocol.name: protocol for protocol in found + means}
+        readings.append(replace(PROTOCOLS["esgd"], name=f"esgd-{step.replace(' ', '-')}", outer_step=step))
+    means = [replace(p, name=f"{p.name}-mean", reduction="mean") for p in readings if p.name in MEANS]
+    return {protocol.name: protocol for protocol in readings + means}
 
 
 READINGS = _readings()
@@ -65,8 +66,8 @@ def reading_of(protocol: Protocol) -> str:
     raise ValueError(f"the study has no reading of {protocol.name} with the conventions of its default")
 
 
-@dataclass(frozen=True)
-class Draw:
+@dataclass(frozen=True, eq=False)
+class Draw(StoredResult):
     """Measures of the minima of every reading on one draw of the patterns, one entry a minimum.
 
     Attributes
@@ -86,9 +87,11 @@ class Draw:
         Mean cosine between two rows of the weights.
     configuration : str
         JSON of the draw, the protocols and the restarts.
-    git_revision : str
-        Of the checkout that trained and measured them.
+    provenance : Provenance
+        Versions and revision that trained and measured them.
     """
+
+    kind = "conventions"
 
     reading: NDArray[np.str_]
     ended: NDArray[np.bool_]
@@ -101,7 +104,6 @@ class Draw:
     delta_error: NDArray[np.float64]
     overlap: NDArray[np.float64]
     configuration: str
-    git_revision: str
 
 
 def row_overlap(weights: NDArray) -> NDArray[np.float64]:
@@ -128,22 +130,22 @@ def _measured(minima: TrainedMinima) -> dict[str, NDArray]:
 
 
 def collect(
-    results: Path, runs: Path, names: Sequence[str], n_draws: int, *, sizes: Mapping[str, int], n_jobs: int = 1
+    results: Path, runs: Path, names: Sequence[str], n_draws: int, *, preset: Preset = STUDY, n_jobs: int = 1
 ) -> dict[str, list[Draw]]:
     """Train and measure what `results` does not hold yet; returns the draws, by sampling.
 
     Parameters
     ----------
     results : Path
-        Of the measures, one small file a draw.
+        Place of the measures, one small file a draw.
     runs : Path
-        Of the trained minima.
+        Place of the trained minima.
     names : sequence of str
         Readings; those that average gradients are trained on the first `DRAWS_OF_MEANS` draws alone.
     n_draws : int
-        Of each sampling.
-    sizes : mapping
-        ``restarts``, ``n_train`` and ``max_epochs`` (None for the protocols' own).
+        How many of each sampling.
+    preset : Preset
+        How much is run on each.
     n_jobs : int
         Processes, one draw each.
 
@@ -156,30 +158,27 @@ def collect(
     OSError
         When a folder cannot be written.
     """
-    return on_each_draw(partial(_one_draw, results, runs, names, sizes), n_draws, n_jobs)
+    return on_each_draw(partial(_measured_draw, results, runs, names, preset), n_draws, n_jobs)
 
 
-def _one_draw(
-    results: Path, runs: Path, names: Sequence[str], sizes: Mapping[str, int], sampling: str, draw: int
-) -> Draw:
+def _measured_draw(results: Path, runs: Path, names: Sequence[str], preset: Preset, sampling: str, draw: int) -> Draw:
     """Measures of all minima of one draw, read where they are stored."""
-    protocols = [READINGS[name] for name in names if draw < DRAWS_OF_MEANS or READINGS[name].reduction == "sum"]
-    if sizes["max_epochs"] is not None:
-        protocols = [replace(p, max_epochs=min(p.max_epochs, sizes["max_epochs"])) for p in protocols]
-    options = {"restarts": sizes["restarts"], "n_train": sizes["n_train"], "data_seed": draw}
+    readings = (READINGS[name] for name in names)
+    protocols = preset.apply(p for p in readings if draw < DRAWS_OF_MEANS or p.reduction == "sum")
+    options = {"restarts": preset.restarts, "n_train": preset.n_train, "data_seed": draw}
     options["balanced"] = sampling == "balanced"
     configuration = options | {"protocols": {p.name: asdict(p) for p in protocols}}
     path = results / f"{sampling}-{draw}.npz"
     if path.exists():
-        found = load_result(path, "conventions", Draw)
-        require_same(path, json.loads(found.configuration), configuration)
-        return found
+        stored = Draw.load(path)
+        require_same(path, json.loads(stored.configuration), configuration)
+        return stored
     parts = [_measured(run(p, runs / f"{sampling}-{draw}", threads=1, **options)) for p in protocols]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    found = Draw(**columns, configuration=json.dumps(configuration), git_revision=git_revision())
-    save_result(path, "conventions", found)
+    measured = Draw(**columns, configuration=json.dumps(configuration), provenance=Provenance.here())
+    measured.save(path)
     print(f"{sampling} draw {draw} is done", file=sys.stderr, flush=True)
-    return found
+    return measured
 
 
 def load(results: Path) -> dict[str, list[Draw]]:
@@ -200,7 +199,7 @@ def load(results: Path) -> dict[str, list[Draw]]:
                 f"{results} holds fewer than two {sampling} draws; make them: "
                 f"python -m figures.conventions --results {results}"
             )
-        study[sampling] = [load_result(path, "conventions", Draw) for path in paths]
+        study[sampling] = [Draw.load(path) for path in paths]
     return study
 
 

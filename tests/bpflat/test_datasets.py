@@ -12,8 +12,8 @@ import pytest
 import bpflat
 from bpflat import datasets
 from bpflat.datasets import binarize_at_median, load_reduced_fashion_mnist
+from tests.stored import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA_FILE = ROOT / "data" / datasets.FILE_NAME
 ORIGINALS = [
     Path(folder)

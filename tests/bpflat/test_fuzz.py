@@ -163,7 +163,21 @@ CALLS = {
             "n_jobs": an.jobs(1),
         },
     ),
-    "local_entropy": (local_entropy, {**ENTROPY, "deltas": DELTAS.but("none")}),
+    "local_entropy": (
+        local_entropy,
+        {
+            **ENTROPY,
+            "deltas": DELTAS.but("none"),
+            "betas": an.grid([0.0, 2.0]).but("none", beyond=[2e6]),
+            "prior_scale": an.array(abs(_weights)).but(
+                "none",
+                zeros=0 * _weights,
+                narrow=abs(_weights[:, 1:]),
+                negative=-abs(_weights),
+                far=1e20 + 0 * _weights,
+            ),
+        },
+    ),
     "local_entropy at distances": (
         local_entropy,
         {

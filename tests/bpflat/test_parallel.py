@@ -1,6 +1,7 @@
 """Calls over processes: in order, and with one thread each."""
 
 import os
+import signal
 
 import pytest
 
@@ -28,3 +29,19 @@ def test_one_job_is_this_process_and_takes_one_call_after_the_other():
     assert next(results) == 1
     with pytest.raises(ValueError, match="no 2"):
         next(results)
+
+
+def blocked_signals(number):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_processes_leave_interruptions_to_their_driver():
+    for blocked in over_processes(blocked_signals, [(1,), (2,)], 2):
+        assert {signal.SIGINT, signal.SIGTERM} <= blocked
+    assert not {signal.SIGINT, signal.SIGTERM} & blocked_signals(0)
+
+
+@pytest.mark.parametrize("n_jobs", [0, -5000, 4097, 10**20])
+def test_bad_numbers_of_processes(n_jobs):
+    with pytest.raises(ValueError, match="n_jobs must be a whole number other than 0"):
+        over_processes(fail_at, [(1,)], n_jobs)

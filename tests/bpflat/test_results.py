@@ -94,7 +94,7 @@ class TestFiles:
     def test_damaged_provenance(self, result, tmp_path, text):
         result.save(tmp_path / "result.npz")
         np.savez_compressed(tmp_path / "result.npz", **(read_npz(tmp_path / "result.npz") | {"provenance": text}))
-        with pytest.raises(ValueError, match=r"result\.npz is damaged: .* make it again"):
+        with pytest.raises(ValueError, match=r"result\.npz is damaged or .* make it again"):
             type(result).load(tmp_path / "result.npz")
 
     def test_kinds_are_told_apart(self, result, tmp_path):
@@ -151,3 +151,22 @@ class TestProvenance:
 
         monkeypatch.setattr(provenance, "__file__", str(tmp_path / "site-packages" / "bpflat" / "provenance.py"))
         assert provenance.git_revision.__wrapped__() == "unknown"
+
+
+class TestCumulants:
+    """What a curve holds of ``log ⟨e^{-βE}⟩``."""
+
+    @pytest.mark.parametrize("n_references", [None, 3])
+    def test_held_and_stored(self, n_references, tmp_path):
+        shape = (2, 3) if n_references is None else (n_references, 2, 3)
+        held = np.random.default_rng(0).normal(size=(3, *shape))
+        arrays = dict(zip(("log_mean_exp", "log_mean_exp_error", "mean_errors"), held, strict=True))
+        result = dataclasses.replace(curve(n_references), betas=np.array([0.0, 0.5, 2.0]), n_weights=60, **arrays)
+        result.save(tmp_path / "curve.npz")
+        for cumulants in (result.cumulants(), LocalEntropyCurve.load(tmp_path / "curve.npz").cumulants()):
+            assert_array_equal(cumulants.beta, [0.0, 0.5, 2.0])
+            assert_array_equal([cumulants.log_mean_exp, cumulants.std_error, cumulants.mean_errors], held)
+
+    def test_not_held(self):
+        with pytest.raises(ValueError, match="holds no cumulants; measure it with betas"):
+            curve(None).cumulants()

@@ -4,7 +4,6 @@ import csv
 import itertools
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,22 +17,17 @@ from figures.fig6 import FIG6
 from figures.measure import measures
 from figures.measure.experiment import collect
 from figures.program import main
+from tests.stored import STORED, forbid_computing
 from training.committee.protocols import PROTOCOLS
 from training.committee.results import STOPPED
 
 QUICK = FIG1.presets["quick"]
 SHARPEST_FIRST = ("sgd-fast", "sgd-slow", "rsgd-fast", "rsgd-slow", "esgd")
-STORED = Path(__file__).parents[2] / "figures" / "results" / "fig1-quick"
 
 
 @pytest.fixture
 def no_computing(monkeypatch):
-    def forbidden(*args, **options):
-        raise AssertionError("a stored result was computed again")
-
-    monkeypatch.setattr("training.committee.sweep.train", forbidden)
-    monkeypatch.setattr("bpflat.local_entropy", forbidden)
-    monkeypatch.setattr("bpflat.local_energy", forbidden)
+    forbid_computing(monkeypatch)
 
 
 def series_of(preset):
@@ -122,7 +116,8 @@ class TestPaperScale:
 
     def test_expectation_propagation_agrees_on_the_order(self, no_computing):
         """At d = 0.05 and 0.25."""
-        phi = np.array([series_of("paper")[name].entropy_ep.phi.mean(axis=0) for name in SHARPEST_FIRST])
+        series = series_of("paper")
+        phi = np.array([series[name].entropy_ep.phi.mean(axis=0) for name in SHARPEST_FIRST])
         assert phi.shape == (5, 2) and np.all(np.diff(phi, axis=0) > 0)
 
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import stats
 
 from figures import fig3, fig4, fig5, program
 from figures.draw.profiles import LEGEND_LINES, note
@@ -93,6 +94,8 @@ def test_error_bars_are_over_seeds_or_over_draws(folder):
     assert_allclose(sgd.delta_error[1], 100 * 2 * SIGMA / 10)
     assert_allclose(sgd.std_error[1], 100 * SIGMA / 10 / np.sqrt(3))  # deviation of 1, 2, 3 is 1
     assert_allclose(rsgd.std_error, 0.1 * rsgd.delta_error)
+    assert_allclose(sgd.half_width, stats.t.ppf(0.975, 2) * sgd.std_error)
+    assert_allclose(rsgd.half_width, stats.t.ppf(0.975, 29) * rsgd.std_error)
 
 
 def test_every_plotted_number_is_in_the_table(folder):
@@ -104,6 +107,7 @@ def test_every_plotted_number_is_in_the_table(folder):
     assert numbers == pytest.approx(
         {
             **{"seeds": 3, "epoch": 10, "sigma": 0.4, "delta_error (%)": 8, "standard error (%)": 4 / np.sqrt(3)},
+            "half interval (%)": stats.t.ppf(0.975, 2) * 4 / np.sqrt(3),
             **{"train error (%)": 0.1, "test error (%)": 12, "train loss": 0.1, "draws": 30},
         },
         rel=1e-5,
@@ -129,7 +133,8 @@ def test_note_says_what_was_run(folder):
         "SGD: 10 epochs, 3 seeds",
         "rSGD: 10 epochs, 1 seed, γ × 30",
         "eSGD: 30 draws of the noise at each σ, each on 500 images",
-        "standard errors over seeds, which hold those over draws of the noise; of single seeds, over draws",
+        "on 5,000 training images, augmented, also where δE is measured, float32",
+        "95 % intervals by Student's t over seeds, which hold the variance over draws of the noise; of single",
         "equal training errors only",
     ):
         assert part in text
@@ -143,10 +148,34 @@ def test_unequal_training_errors_are_flagged(folder):
     assert "SGD 0.10 %, rSGD 2.00 %, eSGD 0.10 %" in text
 
 
+def test_seeds_that_ended_at_a_loss_are_averaged_at_their_ends(tmp_path):
+    """After 10 and 15 epochs; epoch 5 they have in common, and what one seed has beyond it is left out."""
+    configuration = {"stop_loss": 0.01}
+    for seed, epochs in enumerate([(5, 10), (5, 10, 15)]):
+        measured(tmp_path, "baseline", seed, epochs=epochs, configuration=configuration)
+    (profiles,) = load_profiles(tmp_path, None)[ROW]
+    assert profiles.epoch.tolist() == [5, 12]
+    assert_allclose(profiles.delta_error[1], 100 * SIGMA * (1 / 10 + 1 / 15) / 2)
+    text = " ".join(note({ROW: [profiles]}))
+    assert "until the training loss was below 0.01" in text
+    assert f"NOT AT THE SAME LOSS: schedules of {ROW} ended above 0.01 (SGD 0.1)." in text
+
+
+def test_report_compares_the_ends(folder):
+    """δE(0.4) is 8 ± 4 % for SGD over three seeds, and 2 and 1 % for single seeds of the others."""
+    assert fig3.main(["--results", str(folder)]) == 0
+    text = (folder / "fig3.md").read_text()
+    half = stats.t.ppf(0.975, 2) * 4 / np.sqrt(3)
+    assert f"| SGD | 3 | 10 | 0.100 | 0.1 | 12.0 ± 1.0 | 0.4 | 8.00 ± {half:.2f} |" in text
+    assert "| eSGD − rSGD | −1.00 | cannot be told at this number of seeds |" in text
+    reach = stats.t.ppf(0.975, 2) * 4 * np.sqrt(1 + 1 / 3)
+    assert f"| rSGD − SGD | −6.00 [−{6 + reach:.2f}, +{reach - 6:.2f}] | cannot be told" in text
+
+
 def test_one_seed_has_no_spread(tmp_path):
     measured(tmp_path, "baseline", 0, configuration={"augment": False})
     text = " ".join(note(load_profiles(tmp_path, None)))
-    assert "standard errors over draws of the noise alone, not over seeds" in text and ", not augmented" in text
+    assert "95 % intervals over draws of the noise alone, not over seeds" in text and ", not augmented" in text
 
 
 def test_fig5_is_fig3_of_another_row_and_fig4_has_a_panel_a_row(folder, figures):

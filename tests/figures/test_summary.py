@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +16,10 @@ from figures.measure import study
 from figures.measure.experiment import collect
 from figures.measure.study import reading_of
 from figures.measure.summary import scalars
+from tests.stored import STORED
 from training.committee.protocols import PROTOCOLS
 
 QUICK = FIG1.presets["quick"]
-STORED = Path(__file__).parents[2] / "figures" / "results" / "fig1-quick"
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +28,15 @@ def series():
 
 
 def test_scalars_are_the_curves_points(series):
-    found = scalars(series)
-    assert len(found.protocol) == 5 * QUICK.restarts and list(dict.fromkeys(found.protocol)) == list(PROTOCOLS)
-    here = found.protocol == "sgd-slow"
-    one = next(s for s in series if s.name == "sgd-slow")
-    assert_array_equal(found.phi_near[here], one.entropy.phi[:, 2])  # d = 0.05
-    assert_array_equal(found.phi_far[here], one.entropy.phi[:, 6])  # d = 0.25
-    assert_allclose(one.entropy.distance[:, [2, 6]], [[0.05, 0.25]] * QUICK.restarts, rtol=1e-9)
-    assert_array_equal(found.delta_error[here], one.energy.delta_error[:, 5])  # σ = 0.5
-    assert np.isnan(found.phi_near_ep).all()
+    minima = scalars(series)
+    assert len(minima.protocol) == 5 * QUICK.restarts and list(dict.fromkeys(minima.protocol)) == list(PROTOCOLS)
+    here = minima.protocol == "sgd-slow"
+    slow = next(s for s in series if s.name == "sgd-slow")
+    assert_array_equal(minima.phi_near[here], slow.entropy.phi[:, 2])  # d = 0.05
+    assert_array_equal(minima.phi_far[here], slow.entropy.phi[:, 6])  # d = 0.25
+    assert_allclose(slow.entropy.distance[:, [2, 6]], [[0.05, 0.25]] * QUICK.restarts, rtol=1e-9)
+    assert_array_equal(minima.delta_error[here], slow.energy.delta_error[:, 5])  # σ = 0.5
+    assert np.isnan(minima.phi_near_ep).all()
 
 
 def test_protocol_table(series):
@@ -106,13 +105,13 @@ class TestStudy:
 
     def test_committed_tables_follow_from_stored_results(self):
         stored = study.load(study.RESULTS)
-        assert len(stored["natural"]) == len(stored["balanced"]) >= 2
+        assert len(stored["natural"]) == len(stored["balanced"]) == 10
         sizes = json.loads(stored["natural"][0].configuration)
         assert sizes["restarts"] == 3 and sizes["n_train"] == 500
         text = (study.RESULTS / "conventions.md").read_text(encoding="utf-8")
         for table in (conventions.endings_table, conventions.minima_table, conventions.contrast_table):
             assert table(stored, list(study.READINGS)) in text
-        values = {sampling: draws.values_of(its) for sampling, its in stored.items()}
+        values = {sampling: draws.values_of(drawn) for sampling, drawn in stored.items()}
         assert draws.report(values, sizes) == (study.RESULTS / "draws.md").read_text(encoding="utf-8")
 
     def test_row_overlap(self):

@@ -1,17 +1,19 @@
 """Table 1 and Fig. 2 from saved runs: the numbers, what is said of them, and training only what is missing."""
 
 import csv
-import dataclasses
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import stats
 
 from figures import fig2, table1
-from figures.measure.deep_runs import Cell, cells, load_runs
-from figures.table1 import PAPER, plus_minus, table, verdict
+from figures.draw.tables import plus_minus, verdict
+from figures.measure.deep_runs import cells, compare, load_runs
+from figures.measure.published import TABLE1
 from tests.figures.toy_runs import ROW, saved
 from training.deep.recipes import RECIPES, as_plain, find_recipe
+from training.deep.results import METRICS
 
 
 @pytest.fixture
@@ -25,32 +27,66 @@ def folder(tmp_path):
 
 
 def test_every_recipe_has_the_papers_number_and_no_blank_has():
-    assert {row: set(columns) for row, columns in PAPER.items()} == {row: set(c) for row, c in RECIPES.items()}
+    assert {row: set(columns) for row, columns in TABLE1.items()} == {row: set(c) for row, c in RECIPES.items()}
 
 
-def test_cells_and_verdicts(folder):
+def test_cells(folder):
     by_algorithm = {cell.column: cell for cell in cells(load_runs(folder))}
     assert list(by_algorithm) == ["baseline", "rsgd", "esgd", "rsgd-y"]
-    assert (by_algorithm["baseline"].mean, by_algorithm["baseline"].std) == (pytest.approx(31.0), pytest.approx(1.0))
-    assert by_algorithm["rsgd-y"].std is None and plus_minus(30.5, None) == "30.5" and plus_minus(31, 1) == "31.0 ± 1.0"
-    base = by_algorithm["baseline"]
-    assert verdict(base, base) == ""
-    assert verdict(by_algorithm["rsgd"], base) == "lower than the baseline"
-    assert verdict(by_algorithm["esgd"], base) == "HIGHER than the baseline"
-    assert "one seed" in verdict(by_algorithm["rsgd-y"], base)
-    close = dataclasses.replace(by_algorithm["rsgd"], errors=base.errors - 1.0)  # standard error √(2/3)
-    assert verdict(close, base) == "as the baseline, within 2 standard errors"
-    assert verdict(close, None) == "no baseline to compare with"
-    assert isinstance(base, Cell) and base.passes == 3
+    base, single = by_algorithm["baseline"].test_error, by_algorithm["rsgd-y"].test_error
+    assert (base.mean, base.std, base.n) == (pytest.approx(31.0), pytest.approx(1.0), 3)
+    assert single.std is None and plus_minus(single) == "30.5" and plus_minus(base) == "31.0 ± 1.0"
+    assert by_algorithm["baseline"].passes == "3" and by_algorithm["baseline"].departures == []
+
+
+def test_comparisons_say_what_cannot_be_told(folder):
+    """Each algorithm with each other; the single seed of rSGD×y has the variance of the other."""
+    verdicts = {(c.first, c.second): verdict(c.interval) for c in compare(cells(load_runs(folder)), TABLE1)}
+    assert verdicts == {
+        ("rSGD", "Baseline"): "lower",
+        ("eSGD", "Baseline"): "higher",
+        ("rSGD×y", "Baseline"): "cannot be told at this number of seeds",
+        ("eSGD", "rSGD"): "higher",
+        ("rSGD×y", "rSGD"): "cannot be told at this number of seeds",
+        ("rSGD×y", "eSGD"): "lower",
+    }
+    for seed in (1, 2):
+        (folder / f"{ROW}-baseline-seed{seed}.npz").unlink()
+    alone = next(c for c in compare(cells(load_runs(folder)), TABLE1) if c.first == "rSGD×y" and c.second == "Baseline")
+    assert np.isnan(alone.interval.low) and verdict(alone.interval).startswith("cannot be told")
+
+
+def test_the_papers_numbers_are_compared_with_whole_runs_alone(folder):
+    whole = {"n_train": 50_000, "epochs_scale": 1.0}
+    for seed, last in enumerate((0.172, 0.171, 0.173)):
+        saved(folder, "baseline", seed, [last], **whole)
+    saved(folder, "rsgd", 0, [0.16], **whole)
+    saved(
+        folder,
+        "rsgd",
+        1,
+        [0.16],
+        configuration={"recipe": as_plain(find_recipe(ROW, "rsgd")), "augment": False},
+        **whole,
+    )
+    with_paper = [c for c in compare(cells(load_runs(folder)), TABLE1) if c.second == "the paper's"]
+    assert [(c.first, c.n, verdict(c.interval)) for c in with_paper] == [
+        ("Baseline", (3, 5), "higher"),
+        ("rSGD", (1, 5), "cannot be told at this number of seeds"),
+    ]
+    assert_allclose(with_paper[0].interval.mean, 17.2 - 16.5)
+    half = stats.t.ppf(0.975, 4) * 0.3 * np.sqrt(1 + 1 / 5)
+    assert_allclose(with_paper[1].interval.low, 16.0 - 15.6 - half)
 
 
 def test_table_says_what_was_run(folder, capsys):
     assert table1.main(["--results", str(folder)]) == 0
     text = (folder / "table1.md").read_text()
     assert text in capsys.readouterr().out
+    row = "| smallconvnet-cifar10 | eSGD | 36.0 ± 1.0 | 14.7 ± 0.3 | 3 | 1 | 10 % | 5 | 5000 | float32 | > 0.0014 |"
+    assert f"{row} 0123abcd-dirty |  |" in text
     assert (
-        "| smallconvnet-cifar10 | eSGD | 36.0 ± 1.0 | 14.7 ± 0.3 | 3 | 1 | 10% | 5 | 5000 | yes | smallconvnet | × 1 |"
-        in text
+        "5,000 images, 10 % of the epochs, float32 | rSGD − Baseline | −5.00 [−7.27, −2.73] | 3 and 3 | lower |" in text
     )
     rows = list(csv.reader((folder / "table1.csv").open()))
     assert len(rows) == 5 and len({len(row) for row in rows}) == 1
@@ -93,7 +129,7 @@ def test_one_command_trains_what_is_missing(tmp_path, monkeypatch):
     assert table1.main(command) == 0
     assert {p.name for p in results.glob("*.npz")} == {f"{ROW}-{c}-seed0.npz" for c in ("baseline", "esgd")}
     text = (results / "table1.md").read_text()
-    assert "| Baseline |" in text and "1%" in text
+    assert "| Baseline |" in text and "| 1 % |" in text
 
     def forbidden(*args, **options):
         raise AssertionError("trained again")
@@ -104,17 +140,36 @@ def test_one_command_trains_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_other_settings_are_other_rows(folder):
-    """Runs without augmentation, or with another γ, are not averaged with the rest, nor compared across."""
+    """Runs in another precision, without augmentation or with another γ are neither averaged nor compared across."""
     recipe = as_plain(find_recipe(ROW, "rsgd"))
-    strong = folder / "strong"
-    strong.mkdir()
-    saved(strong, "rsgd", 0, [0.2], configuration={"recipe": recipe, "gamma_scale": 100.0})
-    saved(strong, "rsgd", 1, [0.1], configuration={"recipe": recipe, "gamma_scale": 100.0, "augment": False})
-    all_cells = cells(load_runs(folder, "**/*-seed*.npz"))
-    assert [(cell.gamma_scale, cell.augmented, len(cell.errors)) for cell in all_cells if cell.column == "rsgd"] == [
-        (1.0, True, 3),
-        (100.0, True, 1),
-        (100.0, False, 1),
-    ]
-    verdicts = {(row[-2], row[9]): row[-1] for row in table(all_cells) if row[1] == "rSGD"}
-    assert "lower" in verdicts["× 100", "yes"] and "no baseline" in verdicts["× 100", "no"]
+    for name, options in (
+        ("strong", {"gamma_scale": 100.0}),
+        ("plain", {"augment": False}),
+        ("rounded", {"bfloat16": True}),
+        ("code", {"recipe": recipe | {"gamma_convention": "code"}}),
+    ):
+        (folder / name).mkdir()
+        saved(folder / name, "rsgd", 0, [0.2], configuration={"recipe": recipe} | options)
+    found = [cell for cell in cells(load_runs(folder, "**/*-seed*.npz")) if cell.column == "rsgd"]
+    assert {(cell.label, cell.precision, len(cell.runs)) for cell in found} == {
+        ("rSGD", "float32", 3),
+        ("rSGD (gamma_convention code)", "float32", 1),
+        ("rSGD (not augmented)", "float32", 1),
+        ("rSGD", "bfloat16", 1),
+        ("rSGD (γ × 100)", "float32", 1),
+    }
+    compared = [c for c in compare(cells(load_runs(folder, "**/*-seed*.npz")), TABLE1) if c.second == "Baseline"]
+    assert {c.first for c in compared} == {"rSGD", "rSGD (gamma_convention code)", "rSGD (γ × 100)", "eSGD", "rSGD×y"}
+    assert len(compared) == 5
+
+
+def test_wall_times(folder):
+    """Of the whole run where its file says so, else of its minibatches."""
+    (cell,) = (cell for cell in cells(load_runs(folder)) if cell.column == "baseline")
+    assert cell.hours == (pytest.approx(3 * 5000 / 5000 / 3600), False)  # three passes at 5,000 images a second
+    run = saved(folder, "rsgd-y", 0, [0.7, 0.3])
+    curves = run.curves.copy()
+    curves[:, METRICS.index("seconds")] = 1800
+    saved(folder, "rsgd-y", 0, [0.7, 0.3], curves=curves)
+    (cell,) = (cell for cell in cells(load_runs(folder)) if cell.column == "rsgd-y")
+    assert cell.hours == (1.0, True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bpflat.provenance import Provenance
 from figures.measure.networks import Network
 from training.deep.recipes import as_plain, find_recipe
 from training.deep.results import METRICS, DeepRun
@@ -18,6 +19,7 @@ def saved(folder, column, seed, errors, row=ROW, **changes):
     curves[:, METRICS.index("epoch")] = np.arange(1, len(errors) + 1)
     curves[:, METRICS.index("passes")] = recipe.y * recipe.L * np.arange(1, len(errors) + 1)
     curves[:, METRICS.index("test_error")] = errors
+    curves[:, METRICS.index("images_per_second")] = 5000
     run = DeepRun(
         row=row,
         column=column,
@@ -35,8 +37,7 @@ def saved(folder, column, seed, errors, row=ROW, **changes):
         curves=curves,
         configuration={"recipe": as_plain(recipe)},
         device="cpu",
-        versions={},
-        git_revision="unknown",
+        provenance=Provenance({}, "0123abcd4567-dirty"),
     )
     run = replace(run, **changes)
     run.save(folder / f"{recipe.name}-seed{seed}.npz")
@@ -61,7 +62,5 @@ def network(**changes):
         "std_error": np.array([0.01, 0.02]),
         "n_samples": 64,
         "setting": "{}",
-        "versions": "{}",
-        "git_revision": "none",
     }
     return Network(**(fields | changes))

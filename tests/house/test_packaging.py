@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.stored import ROOT
 
 # Run without the site module (-S), so that a bpflat that is installed in this environment is not found; its
 # dependencies are, through the folders given last.

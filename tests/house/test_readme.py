@@ -1,7 +1,6 @@
 """The README's example runs, and its commands exist."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,8 @@ from figures.draw.tables import interval_text
 from figures.draws import values_of
 from figures.measure.statistics import paired_difference
 from figures.measure.study import load
+from tests.stored import RESULTS, ROOT
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "figures" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 

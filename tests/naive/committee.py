@@ -61,6 +61,19 @@ def few_errors(log_z, n_errors):
         return float(mpmath.log(total)), np.array([float(p / total) for p in pivotal])
 
 
+def prior_samples(weights, patterns, labels, delta, scale, n_samples, seed=0):
+    """Errors (n,) and |(w' - w)/s|², of weights with s > 0, (n,), of n plain samples ``w' = w + √Δ s⊙z``."""
+    rng, errors, squares = np.random.default_rng(seed), [], []
+    block = 2**22 // weights.size
+    for start in range(0, n_samples, block):
+        z = rng.standard_normal((min(block, n_samples - start), *weights.shape), dtype=np.float32)
+        perturbed = weights.astype(np.float32) + np.float32(math.sqrt(delta)) * scale.astype(np.float32) * z
+        votes = np.count_nonzero(perturbed @ patterns.T.astype(np.float32) >= 0, axis=1)
+        errors.append(np.count_nonzero((2 * votes > len(weights)) != (labels > 0), axis=1))
+        squares.append(delta * np.sum(np.square(z), axis=(1, 2), where=scale > 0, dtype=float))
+    return np.concatenate(errors), np.concatenate(squares)
+
+
 def two_patterns(weights, patterns, labels, delta):
     """``log P(E ≤ E₀)`` under N(w, Δ) for E₀ = 0 and 1, exact for two patterns: all signs of all K units."""
     overlap = patterns[0] @ patterns[1] / np.sqrt(np.prod(np.sum(patterns**2, axis=1)))
@@ -172,22 +185,26 @@ def output_node_multiprecision(y):
         return np.array(g), np.array(curvature), np.array([float(mpmath.log(z))])
 
 
-def belief_propagation(weights, patterns, labels, delta, sweeps):
-    """Log Z and d, per weight, by parallel updates of every message, loop by loop (Section B.1 of the paper)."""
+def belief_propagation(weights, patterns, labels, delta, sweeps, scale=1.0):
+    """Log Z and d, per weight, by parallel updates of every message, loop by loop (Section B.1 of the paper).
+
+    The prior is N(w, Δ s²), with scales s > 0 (K, N).
+    """
     n_hidden, n_inputs = weights.shape
+    prior = delta * np.broadcast_to(scale, weights.shape) ** 2
     x = patterns / np.sqrt(n_inputs)
     a = np.zeros((len(x), n_hidden, n_inputs))
     b = np.zeros_like(a)
     for _ in range(sweeps):
-        rho = 1 / (1 / delta + a.sum(axis=0) - a)
-        m = rho * (weights / delta + b.sum(axis=0) - b)
+        rho = 1 / (1 / prior + a.sum(axis=0) - a)
+        m = rho * (weights / prior + b.sum(axis=0) - b)
         omega, variance = np.einsum("mi,mki->mk", x, m), np.einsum("mi,mki->mk", x**2, rho)
         g, curvature, log_z = output_node(omega, variance, labels)
         a = 0.5 * a + 0.5 * np.einsum("mi,mk->mki", x**2, curvature)
         b = 0.5 * b + 0.5 * (np.einsum("mi,mk->mki", x, g) + np.einsum("mi,mk,mki->mki", x**2, curvature, m))
-    precision = 1 / delta + a.sum(axis=0)
-    mean = (weights / delta + b.sum(axis=0)) / precision
-    total = log_z.sum() + np.sum(-0.5 * np.log(delta * precision) + 0.5 * (precision * mean**2 - weights**2 / delta))
+    precision = 1 / prior + a.sum(axis=0)
+    mean = (weights / prior + b.sum(axis=0)) / precision
+    total = log_z.sum() + np.sum(-0.5 * np.log(prior * precision) + 0.5 * (precision * mean**2 - weights**2 / prior))
     own = np.einsum("mi,mk->mki", x, g)  # the edge terms as physics writes them, with b = x̂ g
     total -= 0.5 * np.sum(
         np.log(1 - a / precision)
@@ -197,29 +214,33 @@ def belief_propagation(weights, patterns, labels, delta, sweeps):
         - 2 * a * mean * own / precision
         + a * own**2 / precision**2
     )
-    distance = np.mean((mean - weights) ** 2 + 1 / precision) / 2
+    distance = np.mean(delta / prior * ((mean - weights) ** 2 + 1 / precision)) / 2
     return total / weights.size, distance
 
 
 # --- expectation propagation --------------------------------------------------------------------------------
 
 
-def expectation_propagation(weights, patterns, labels, delta, sweeps):
-    """Log Z and d, per weight, by damped updates of one Gaussian site a pre-activation, on weights not on patterns."""
+def expectation_propagation(weights, patterns, labels, delta, sweeps, scale=1.0):
+    """Log Z and d, per weight, by damped updates of one Gaussian site a pre-activation, on weights not on patterns.
+
+    The prior is N(w, Δ s²), with scales s > 0 (K, N).
+    """
     n_hidden, n_inputs = weights.shape
+    prior = delta * np.broadcast_to(scale, weights.shape) ** 2
     x = patterns / np.sqrt(n_inputs)
     nu, tau = np.zeros((len(x), n_hidden)), np.zeros((len(x), n_hidden))
     for _ in range(sweeps):
         means, variances, log_partitions, spreads = [], [], [], []
         for k in range(n_hidden):  # the weights' own Gaussian posterior
-            covariance = np.linalg.inv(np.eye(n_inputs) / delta + x.T @ (tau[:, [k]] * x))
-            mean = covariance @ (weights[k] / delta + x.T @ nu[:, k])
+            covariance = np.linalg.inv(np.diag(1 / prior[k]) + x.T @ (tau[:, [k]] * x))
+            mean = covariance @ (weights[k] / prior[k] + x.T @ nu[:, k])
             means.append(x @ mean)
             variances.append(np.sum(x @ covariance * x, axis=1))
-            spreads.append(np.sum((mean - weights[k]) ** 2) + np.trace(covariance))
+            spreads.append(delta * np.sum(((mean - weights[k]) ** 2 + np.diag(covariance)) / prior[k]))
             log_partitions.append(
-                0.5 * np.linalg.slogdet(covariance / delta)[1]
-                + 0.5 * (mean @ np.linalg.solve(covariance, mean) - weights[k] @ weights[k] / delta)
+                0.5 * np.linalg.slogdet(covariance / prior[k])[1]
+                + 0.5 * (mean @ np.linalg.solve(covariance, mean) - weights[k] ** 2 @ (1 / prior[k]))
             )
         m, v = np.transpose(means), np.transpose(variances)
         cavity = 1 / (1 / v - tau)

@@ -1,13 +1,15 @@
 """The engine that cuts results into tasks and joins their parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from bpflat.locks import claimed, lock_path
 from bpflat.storage import load_npz, save_npz
-from training.workers import Assembly, complete, part_path
+from training.workers import Assembly, SweepError, complete, part_path
 
 
 @dataclass
@@ -76,3 +78,31 @@ def test_parts_that_overlap_count_once(tmp_path):
         squares([], 0, range(first, last + 1)).save(part_path(tmp_path / "squares.npz", first, last))
     parts = assembly(tmp_path, [], chunk=7).parts()
     assert list(parts) == [range(0, 4), range(4, 7)]
+
+
+def test_what_another_process_makes_is_left_to_it(tmp_path):
+    path, calls = tmp_path / "squares.npz", []
+    part = part_path(path, 0, 2)
+    squares([], 0, range(3)).save(part)
+    with claimed(path):
+        with pytest.raises(BlockingIOError, match=r"is in use: process .* is making squares\.npz"):
+            complete([assembly(tmp_path, calls, chunk=3)])
+        assert calls == [] and part.exists()
+        squares([], 0, range(7)).save(path)
+        (result,) = complete([assembly(tmp_path, calls, chunk=3)])
+        assert len(result.values) == 7 and calls == []
+        assert lock_path(path).exists()
+    assert not lock_path(path).exists()
+
+
+def test_what_killed_drivers_claimed_is_taken_over(tmp_path):
+    for _ in range(2):  # to make the result, and when it is there
+        lock_path(tmp_path / "squares.npz").write_text("process 1 on this machine")
+        complete([assembly(tmp_path, [], chunk=3)])
+        assert [path.name for path in tmp_path.iterdir()] == ["squares.npz"]
+
+
+def test_a_claim_ends_with_a_task_that_fails(tmp_path):
+    with pytest.raises(SweepError):
+        complete([replace(assembly(tmp_path, [], chunk=3), prepare=lambda entries: partial(int, "x"))])
+    assert list(tmp_path.iterdir()) == []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
 
+from bpflat.programs import run_command
 from training.committee.protocols import CHOICES, PROTOCOLS, Protocol
 from training.committee.sweep import run
 from training.progress import StatusLine
-from training.workers import SweepError, add_worker_options
+from training.workers import SweepError, add_worker_options, workers_from
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,11 +71,15 @@ def protocol_from(arguments: argparse.Namespace) -> Protocol:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    resume = "give the same command again to go on from the last checkpoint"
+    return run_command(parser(), _train, argv, expected=(SweepError,), resume=resume)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Train what the arguments ask for, store it and print its summary."""
     alone = arguments.jobs == 1 and arguments.scheduler is None
-    status_line = StatusLine() if alone else StatusLine(interval=5.0, rewrite=False)
-    try:
-        protocol = protocol_from(arguments)
+    protocol = protocol_from(arguments)
+    with contextlib.closing(StatusLine() if alone else StatusLine(interval=5.0, rewrite=False)) as status_line:
         result = run(
             protocol,
             arguments.out,
@@ -86,22 +92,10 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint_every=arguments.checkpoint_every,
             progress=status_line,
             threads=arguments.threads,
-            chunk=arguments.chunk,
-            n_jobs=arguments.jobs,
-            scheduler=arguments.scheduler,
+            **workers_from(arguments),
         )
-    except (ValueError, OSError, SweepError) as error:
-        status_line.close()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        status_line.close()
-        print("interrupted; give the same command again to go on from the last checkpoint", file=sys.stderr)
-        return 130
-    status_line.close()
     print(result.summary())
     print(f"stored in {arguments.out / (protocol.name + '.npz')}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from training.committee import kernels
 from training.committee.loss import descent_slopes_
 from training.committee.problem import Problem
-from training.committee.protocols import Protocol, Scales
+from training.committee.protocols import Protocol, Scheduled
 
 # Minibatches gathered at once: on the CPU what stays in its cache between the gathering and the two products.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
@@ -44,10 +44,10 @@ def descent(
     return InputDescent(problem, protocol, n_restarts, generators)
 
 
-def _gain(p: Protocol, scales: Scales) -> float:
+def _gain(p: Protocol, scheduled: Scheduled) -> float:
     """What multiplies the slopes of `descent_slopes_` in an update."""
     eta = p.eta_prime if p.algorithm == "esgd" else p.eta
-    return eta * 4 * scales.beta / math.sqrt(p.K) / (p.B if p.reduction == "mean" else 1)
+    return eta * 4 * scheduled.beta / math.sqrt(p.K) / (p.B if p.reduction == "mean" else 1)
 
 
 def _amplitude(p: Protocol) -> float:
@@ -67,7 +67,7 @@ class SpanDescent:
         self._none = np.empty((0, 1, protocol.K, self._patterns.shape[1]), self._patterns.dtype)
 
     def run(
-        self, u: torch.Tensor, orders: torch.Tensor, scales: Scales, pull: float = 0.0, inner: Inner | None = None
+        self, u: torch.Tensor, orders: torch.Tensor, scheduled: Scheduled, pull: float = 0.0, inner: Inner | None = None
     ) -> None:
         """``u ← norm(u − η ∇L − pull (u − anchor) + √η' ε noise)`` on one minibatch after the other, in place.
 
@@ -77,7 +77,7 @@ class SpanDescent:
         p, exact = self.protocol, self._patterns.dtype.type
         machines, batches = u.numpy(), orders.numpy()
         anchors, noise, means = (self._none if x is None else x.numpy() for x in inner or (None, None, None))
-        factors = (2 * scales.beta, 2 * scales.omega / math.sqrt(p.K), _gain(p, scales), _amplitude(p))
+        factors = (2 * scheduled.beta, 2 * scheduled.omega / math.sqrt(p.K), _gain(p, scheduled), _amplitude(p))
         factors, strength, alpha = tuple(exact(factor) for factor in factors), exact(pull), exact(p.alpha)
 
         def descend(part: slice) -> None:
@@ -127,7 +127,7 @@ class InputDescent:
         self._centre = torch.empty(n_restarts, 1, p.K, n_padded, **like)
 
     def run(
-        self, u: torch.Tensor, orders: torch.Tensor, scales: Scales, pull: float = 0.0, inner: Inner | None = None
+        self, u: torch.Tensor, orders: torch.Tensor, scheduled: Scheduled, pull: float = 0.0, inner: Inner | None = None
     ) -> None:
         """Make the steps of `SpanDescent.run`."""
         machines = u.view(-1, *u.shape[2:])
@@ -136,7 +136,7 @@ class InputDescent:
             if pull > 0:
                 anchor = torch.mean(u, 1, keepdim=True, out=self._centre) if inner is None else inner.anchor
             for part in self._chunks:
-                self._descend(part, machines[part], index[part], scales, 1 - pull)
+                self._descend(part, machines[part], index[part], scheduled, 1 - pull)
             if anchor is not None:
                 u.add_(anchor, alpha=pull)
             if inner is not None and inner.noise is not None:
@@ -146,7 +146,7 @@ class InputDescent:
             if inner is not None:
                 inner.mean.lerp_(u, 1 - self.protocol.alpha)
 
-    def _descend(self, part: slice, u: torch.Tensor, index: torch.Tensor, scales: Scales, keep: float) -> None:
+    def _descend(self, part: slice, u: torch.Tensor, index: torch.Tensor, scheduled: Scheduled, keep: float) -> None:
         """``u ← keep u − η ∇L`` for the machines `part` of the batch, in place."""
         machines, n = u, len(u)
         x = self._x[: n * index.shape[1]]
@@ -157,9 +157,9 @@ class InputDescent:
             self._drop_inputs(x, self._generators[part])
         if n == 1:
             x, u, n = torch.cat([x, x]), torch.cat([u, u]), 2
-        z = torch.bmm(u, x.transpose(1, 2), out=self._z[:n]).mul_(2 * scales.beta)
-        slopes = descent_slopes_(z, scales.omega, self._r[:n], self._s[:n])
-        u.baddbmm_(slopes, x, beta=keep, alpha=_gain(self.protocol, scales))
+        z = torch.bmm(u, x.transpose(1, 2), out=self._z[:n]).mul_(2 * scheduled.beta)
+        slopes = descent_slopes_(z, scheduled.omega, self._r[:n], self._s[:n])
+        u.baddbmm_(slopes, x, beta=keep, alpha=_gain(self.protocol, scheduled))
         if u is not machines:
             machines.copy_(u[:1])
 

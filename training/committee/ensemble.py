@@ -12,7 +12,7 @@ from training import randomness
 from training.committee.descent import Inner, descent
 from training.committee.loss import pattern_loss, stability
 from training.committee.problem import Problem
-from training.committee.protocols import Protocol, Scales
+from training.committee.protocols import Protocol, Scheduled
 
 
 def normalize_rows_(u: torch.Tensor) -> torch.Tensor:
@@ -90,10 +90,10 @@ class Ensemble:
         right = torch.count_nonzero((stabilities > 0) | ((stabilities == 0) & self.problem.positive), dim=1)
         return torch.count_nonzero(2 * right < self.protocol.K, dim=1).cpu().numpy()
 
-    def mean_loss(self, scales: Scales) -> np.ndarray:
+    def mean_loss(self, scheduled: Scheduled) -> np.ndarray:
         """Mean loss of the solutions on the training set, shape (R,)."""
-        s = stability(self._descent.preactivations(self.centre()).mul_(2 * scales.beta))
-        return pattern_loss(s.double(), scales.omega).mean(1).cpu().numpy()
+        s = stability(self._descent.preactivations(self.centre()).mul_(2 * scheduled.beta))
+        return pattern_loss(s.double(), scheduled.omega).mean(1).cpu().numpy()
 
     def distances(self) -> np.ndarray:
         """Squared distance at the end of the last epoch (see `Protocol`), shape (R,); NaN for SGD."""
@@ -112,7 +112,7 @@ class Ensemble:
             restart, replica = divmod(machine, p.y)
             generator.manual_seed(randomness.device_seed(self.seed, self.restarts[restart], epoch, replica))
         train = self._esgd_epoch if p.algorithm == "esgd" else self._sgd_epoch
-        train(self.orders(epoch), p.scales(epoch), **p.attractions(epoch))
+        train(self.orders(epoch), p.scheduled(epoch), **p.attractions(epoch))
         lost = self.u[..., 0].isnan().flatten(1).any(1)  # a row that overflows is NaN from then on
         if lost.any():
             which = ", ".join(str(r) for r, bad in zip(self.restarts, lost.tolist(), strict=True) if bad)
@@ -132,18 +132,18 @@ class Ensemble:
         ]
         return torch.from_numpy(np.sort(np.stack(orders, axis=1).astype(np.int32))).to(self.u.device)
 
-    def _sgd_epoch(self, orders: torch.Tensor, scales: Scales, pull: float = 0.0) -> None:
+    def _sgd_epoch(self, orders: torch.Tensor, scheduled: Scheduled, pull: float = 0.0) -> None:
         """SGD, and rSGD (Algorithm 2): replicas attracted by their mean."""
-        self._descent.run(self.u, orders, scales, pull)
+        self._descent.run(self.u, orders, scheduled, pull)
         if self.protocol.algorithm == "rsgd":
             torch.mean(self.u, 1, keepdim=True, out=self._mean)
             self.distance = squared_distance(self.u, self._mean, self._scratch)
 
-    def _esgd_epoch(self, orders: torch.Tensor, scales: Scales, pull: float, outer_step: float) -> None:
+    def _esgd_epoch(self, orders: torch.Tensor, scheduled: Scheduled, pull: float, outer_step: float) -> None:
         """Entropy-SGD (Algorithm 1): as many outer steps as there are minibatches in one pass through the patterns."""
         for minibatches in orders.split(self.protocol.L):
             u, mean = self._scratch.copy_(self.u), self._mean.copy_(self.u)
-            self._descent.run(u, minibatches, scales, pull, Inner(self.u, self._draw_noise(), mean))
+            self._descent.run(u, minibatches, scheduled, pull, Inner(self.u, self._draw_noise(), mean))
             self.u.mul_(1 - outer_step).add_(mean, alpha=outer_step)
             normalize_rows_(self.u)
             self.distance = squared_distance(self.u, mean, self._scratch)

@@ -23,7 +23,7 @@ _LOG_2_HIGH, _LOG_2_LOW = 0.693359375, -2.121944400546905827679e-4  # log 2 = th
 
 
 @njit(cache=True, nogil=True, fastmath=_SUMS)
-def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layout):
+def descend(u, x, ends, orders, factors, pull, anchors, noise, means, alpha, layout):
     """Go through the minibatches ``orders`` (S, R, y, B), in place, with every machine of u (R, y, K, N').
 
     One step is ``u ← norm((1 − pull) u + pull anchor + amplitude noise + gain Σ_b slopes[:, b] x[b])``; then
@@ -31,7 +31,7 @@ def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layo
 
     Parameters
     ----------
-    scales : (2β, 2ω/√K, gain, amplitude)
+    factors : (2β, 2ω/√K, gain, amplitude)
         Factors in the precision of u; `gain` multiplies the slopes of `training.committee.loss.descent_slopes_`.
     anchors : shape (R, 1, K, N') or (0, ...)
         What attracts the machines of each restart; by default their mean.
@@ -42,7 +42,7 @@ def descend(u, x, ends, orders, scales, pull, anchors, noise, means, alpha, layo
         See `_exponentiate`.
     """
     n_restarts, n_replicas, n_units, n_inputs = u.shape
-    two_beta, rate, gain, amplitude = scales
+    two_beta, rate, gain, amplitude = factors
     one = u.dtype.type(1)
     s = np.empty((n_units, orders.shape[-1]), u.dtype)
     centre, change = np.zeros((n_units, n_inputs), u.dtype), np.empty((n_units, n_inputs), u.dtype)

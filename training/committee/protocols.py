@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from bpflat.arguments import check_choice, check_count, check_scalar
 
-LARGEST_SCALE = 1e30  # beta, omega and gamma stop growing here: far beyond saturation, far from overflow
+LARGEST_VALUE = 1e30  # beta, omega and gamma stop growing here: far beyond saturation, far from overflow
 _LARGEST_RATE = 1e6  # with it the products η β that multiply a gradient stay in the range of float32
 
 
-class Scales(NamedTuple):
+class Scheduled(NamedTuple):
     """Values of the three scheduled parameters during one epoch."""
 
     beta: float
@@ -21,11 +21,11 @@ class Scales(NamedTuple):
 
 
 def grow(start: float, rate: float, time: float) -> float:
-    """Exponential schedule ``a(t) = a₀ (1 + a₁)^t``, held where it would pass `LARGEST_SCALE` or its inverse."""
+    """Exponential schedule ``a(t) = a₀ (1 + a₁)^t``, held where it would pass `LARGEST_VALUE` or its inverse."""
     if start == 0.0:
         return 0.0
     exponent = math.log(start) + (time * math.log1p(rate) if rate else 0.0)  # no 0 times ∞
-    limit = math.log(LARGEST_SCALE)
+    limit = math.log(LARGEST_VALUE)
     return math.exp(max(min(exponent, limit), -limit))
 
 
@@ -153,10 +153,10 @@ class Protocol:
                     f"leave it at {field.default!r}"
                 )
 
-    def scales(self, epoch: int) -> Scales:
+    def scheduled(self, epoch: int) -> Scheduled:
         """β, ω and γ during epoch `epoch` (counted from 0)."""
         time = self.schedule_speed * epoch
-        return Scales(
+        return Scheduled(
             grow(self.beta0, self.beta1, time),
             grow(self.omega0, self.omega1, time),
             grow(self.gamma0, self.gamma1, time),
@@ -164,7 +164,7 @@ class Protocol:
 
     def attractions(self, epoch: int) -> dict[str, float]:
         """`pull` and `outer_step` in numbers during epoch `epoch`, those of them that the algorithm has."""
-        gamma = self.scales(epoch).gamma
+        gamma = self.scheduled(epoch).gamma
         if self.algorithm == "esgd":
             return {
                 "pull": self._product(self.pull, self.eta_prime, gamma),
@@ -189,11 +189,11 @@ _COUNTS = ("y", "L", "K", "B", "max_epochs")
 _LIMITS = {  # of the real numbers, which are at least 0 where nothing else is said; see `check_scalar`
     "eta": {"above": 0.0, "at_most": _LARGEST_RATE},
     "eta_prime": {"at_most": _LARGEST_RATE},
-    "beta0": {"at_least": 1 / LARGEST_SCALE, "at_most": LARGEST_SCALE},
-    "omega0": {"at_least": 1 / LARGEST_SCALE, "at_most": LARGEST_SCALE},
-    "gamma0": {"at_most": LARGEST_SCALE},
+    "beta0": {"at_least": 1 / LARGEST_VALUE, "at_most": LARGEST_VALUE},
+    "omega0": {"at_least": 1 / LARGEST_VALUE, "at_most": LARGEST_VALUE},
+    "gamma0": {"at_most": LARGEST_VALUE},
     **{rate: {"at_least": -1.0, "above": -1.0} for rate in ("beta1", "omega1", "gamma1")},
-    "epsilon": {"at_most": LARGEST_SCALE},
+    "epsilon": {"at_most": LARGEST_VALUE},
     "alpha": {"below": 1.0},
     "dropout": {"below": 1.0},
     "tolerance": {},

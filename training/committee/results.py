@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.committee import fingerprint
 from bpflat.provenance import Provenance
+from bpflat.storage import StoredResult
 from training.committee.protocols import Protocol, current_fields
-from training.result_file import load_record, save_record
+from training.result_file import json_object
 
-KIND = "trained-minima"
 STOPPED = "stopped by its rule"
 CAPPED = "reached the cap"
 OVERSHOT = "its pull would pass 1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TrainedMinima:
+class TrainedMinima(StoredResult):
     """Minima of one protocol, one a restart.
 
     Attributes
@@ -48,13 +49,13 @@ class TrainedMinima:
         "cpu" or "cuda".
     data : dict
         Where the patterns are from, such as n_train, data_seed, balanced, train_indices.
-    versions : dict
-        Versions of bpflat, numpy, torch and python.
-    git_revision : str
-        Commit of the checkout, or "unknown".
     reference : ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of each machine's weights in float64; results measured around it carry it too.
+    provenance : Provenance
+        Versions and revision that trained them.
     """
+
+    kind = "trained-minima"
 
     weights: NDArray[np.float32]
     restart: NDArray[np.int64]
@@ -69,8 +70,6 @@ class TrainedMinima:
     protocol: Protocol
     device: str
     data: dict
-    versions: dict
-    git_revision: str
     reference: NDArray[np.str_] = None
 
     def __post_init__(self):
@@ -81,23 +80,14 @@ class TrainedMinima:
         """Return what is left for tables and pictures when the weights, nearly all of a file's size, are not kept."""
         return dataclasses.replace(self, weights=self.weights[:0])
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        save_record(path, KIND, fields | {"protocol": dataclasses.asdict(self.protocol)}, _JSON)
+    def _stored(self) -> dict[str, Any]:
+        protocol = dataclasses.asdict(self.protocol)
+        return super()._stored() | {"protocol": json.dumps(protocol), "data": json.dumps(self.data)}
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> TrainedMinima:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        required = [name for name in names if name != "reference"]  # which is younger than some files
-        stored = load_record(path, KIND, required, _JSON)
-        fields = {name: stored[name] for name in names if name in stored}
-        try:
-            fields["protocol"] = Protocol(**current_fields(fields["protocol"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} was made by another version ({error}); make it again") from error
-        return cls(**fields)
+    def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        protocol = Protocol(**current_fields(json_object(stored["protocol"])))
+        return super()._restored(stored) | {"protocol": protocol, "data": json_object(stored["data"])}
 
     @classmethod
     def joined(cls, parts: Sequence[TrainedMinima]) -> TrainedMinima:
@@ -120,8 +110,7 @@ class TrainedMinima:
             for name, value in vars(parts[0]).items()
             if isinstance(value, np.ndarray)
         }
-        record = Provenance.joined(Provenance(part.versions, part.git_revision) for part in parts)
-        return dataclasses.replace(parts[0], **arrays, **vars(record))
+        return dataclasses.replace(parts[0], **arrays, provenance=Provenance.joined(part.provenance for part in parts))
 
     def summary(self) -> str:
         """One line for each restart, for people."""
@@ -139,6 +128,3 @@ class TrainedMinima:
             )
         ]
         return "\n".join([f"{self.protocol.label} (schedule speed {self.protocol.schedule_speed:g})", head, *rows])
-
-
-_JSON = ("protocol", "data", "versions")

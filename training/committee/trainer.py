@@ -15,13 +15,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat import committee
-from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar
+from bpflat.arguments import check_count, check_device, check_labels, check_patterns, check_scalar, check_threads
 from bpflat.provenance import Provenance
 from training.committee.checkpoints import Checkpoint, Ended, load_checkpoint, save_checkpoint
 from training.committee.ensemble import Ensemble
 from training.committee.loss import pattern_loss, stability
 from training.committee.problem import Problem, span_serves, torch_threads
-from training.committee.protocols import Protocol, Scales
+from training.committee.protocols import Protocol, Scheduled
 from training.committee.results import CAPPED, OVERSHOT, STOPPED, TrainedMinima
 
 LARGEST_SEED = 2**63 - 1  # results are stored in 64 bits
@@ -38,7 +38,7 @@ class EpochReport:
     protocol : Protocol
     epoch : int
         Epochs done.
-    scales : Scales
+    scheduled : Scheduled
         β, ω and γ of the last one.
     running, ended : int
         Numbers of restarts.
@@ -51,7 +51,7 @@ class EpochReport:
 
     protocol: Protocol
     epoch: int
-    scales: Scales
+    scheduled: Scheduled
     running: int
     ended: int
     train_errors: Callable[[], NDArray[np.float64]]
@@ -59,7 +59,7 @@ class EpochReport:
 
     def describe(self, epochs_per_second: float) -> str:
         """Epoch, β, ω, γ, training errors, squared distance and rate of the running restarts, for people."""
-        beta, omega, gamma = self.scales
+        beta, omega, gamma = self.scheduled
         errors = self.train_errors()
         parts = [
             f"{self.protocol.name} epoch {self.epoch}/{self.protocol.max_epochs}",
@@ -137,7 +137,7 @@ def train(
     restarts = _check_restarts(restarts)
     seed = check_count("seed", seed, at_least=0, at_most=LARGEST_SEED)
     checkpoint_every = check_scalar("checkpoint_every", checkpoint_every)
-    threads = None if threads is None else check_count("threads", threads)
+    threads = None if threads is None else check_threads(threads)
     patterns, labels = _check_data(patterns, labels)
     _check_minibatches(protocol, len(patterns))
     test = _check_test_data(test_patterns, test_labels, patterns.shape[1])
@@ -213,7 +213,7 @@ def _stopped(ensemble: Ensemble, epoch: int) -> NDArray[np.bool_]:
     if protocol.stop == "zero-errors":
         return ensemble.errors() == 0
     if protocol.stop == "mean-loss":
-        return ensemble.mean_loss(protocol.scales(epoch - 1)) < protocol.tolerance
+        return ensemble.mean_loss(protocol.scheduled(epoch - 1)) < protocol.tolerance
     return ensemble.distances() < protocol.tolerance
 
 
@@ -231,7 +231,7 @@ def _report(progress: Callable[[EpochReport], None] | None, ensemble: Ensemble, 
             EpochReport(
                 protocol=ensemble.protocol,
                 epoch=epoch,
-                scales=ensemble.protocol.scales(epoch - 1),
+                scheduled=ensemble.protocol.scheduled(epoch - 1),
                 running=len(ensemble.restarts),
                 ended=n_ended,
                 train_errors=lambda: ensemble.errors() / len(ensemble.problem),
@@ -268,7 +268,7 @@ def _result(
         train_error=committee.error(weights, patterns, labels),
         train_loss=np.array(
             [
-                mean_loss(w, patterns, labels, protocol.scales(ended[r].epochs - 1))
+                mean_loss(w, patterns, labels, protocol.scheduled(ended[r].epochs - 1))
                 for r, w in zip(order, weights, strict=True)
             ]
         ),
@@ -278,15 +278,15 @@ def _result(
         protocol=protocol,
         device=device,
         data=data | {"n_train": len(patterns)},
-        **vars(Provenance.here()),
+        provenance=Provenance.here(),
     )
 
 
-def mean_loss(weights: NDArray, patterns: NDArray, labels: NDArray, scales: Scales) -> float:
+def mean_loss(weights: NDArray, patterns: NDArray, labels: NDArray, scheduled: Scheduled) -> float:
     """Mean loss (eq. 8) in float64 of one machine, weights (K, N) with ``|w_k|² = N``."""
     hidden = committee.preactivations(weights.astype(np.float64), patterns)
-    z = torch.from_numpy(2 * scales.beta * labels * hidden.T)
-    return float(pattern_loss(stability(z[None]), scales.omega).mean())
+    z = torch.from_numpy(2 * scheduled.beta * labels * hidden.T)
+    return float(pattern_loss(stability(z[None]), scheduled.omega).mean())
 
 
 def _check_protocol(protocol: Protocol) -> None:

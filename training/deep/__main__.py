@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
 
 import torch
 
+from bpflat.arguments import check_threads
+from bpflat.programs import run_command
 from training.deep.flatness import add_flatness_options, flatness_plan
 from training.deep.processes import is_first, process_group
 from training.deep.recipes import (
@@ -63,35 +66,28 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    expected = (ImportError, FloatingPointError)
+    return run_command(parser(), _train, argv, expected=expected, resume="give the same command again to go on")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    """Train what the arguments ask for, store it and print its summary."""
+    if arguments.threads is not None:
+        torch.set_num_threads(check_threads(arguments.threads))
     names = {field.name for field in dataclasses.fields(DeepTraining)}
     given = {name: value for name, value in vars(arguments).items() if name in names}
-    status_line = StatusLine()
-    try:
-        recipe = find_recipe(arguments.recipe, arguments.algorithm)
-        if arguments.printed_growth:
-            recipe = with_printed_growth(recipe)
-        model = arguments.model or recipe.model
-        recipe = dataclasses.replace(recipe, model=model, gamma_convention=arguments.gamma_convention)
-        with process_group(arguments.device) as (group, device):
-            options = given | {"recipe": recipe, "device": device, "flatness": flatness_plan(arguments)}
-            result = run(**options, group=group, progress=status_line)
-            is_speaker = is_first(group)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        status_line.close()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interruption:
-        status_line.close()
-        print(f"interrupted; {interruption}. Give the same command again to go on from there", file=sys.stderr)
-        return 130
-    status_line.close()
+    recipe = find_recipe(arguments.recipe, arguments.algorithm)
+    if arguments.printed_growth:
+        recipe = with_printed_growth(recipe)
+    model = arguments.model or recipe.model
+    recipe = dataclasses.replace(recipe, model=model, gamma_convention=arguments.gamma_convention)
+    with contextlib.closing(StatusLine()) as status_line, process_group(arguments.device) as (group, device):
+        options = given | {"recipe": recipe, "device": device, "flatness": flatness_plan(arguments)}
+        result = run(**options, group=group, progress=status_line)
+        is_speaker = is_first(group)
     if is_speaker:
         print(result.summary())
         print(f"stored in {arguments.out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,11 +10,14 @@ import datetime
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from bpflat.locks import claimed
 
 TIMEOUT = datetime.timedelta(hours=1)  # one process may download or measure while the others wait
 
@@ -80,6 +83,22 @@ def first_alone(group: dist.ProcessGroup | None) -> Iterator[None]:
     yield
     if group is not None and is_first(group):
         dist.barrier(group)
+
+
+@contextlib.contextmanager
+def first_claims(path: Path, group: dist.ProcessGroup | None) -> Iterator[None]:
+    """Have the first process claim the file `path` for all within the block, see `bpflat.locks.claimed`."""
+    with contextlib.ExitStack() as claims:
+        refusal = None
+        if is_first(group):
+            try:
+                claims.enter_context(claimed(path))
+            except OSError as error:
+                refusal = error
+        refusal = first_decides(refusal, group)
+        if refusal is not None:
+            raise refusal
+        yield
 
 
 def sum_over(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:

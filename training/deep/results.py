@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
+import math
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.storage import atomic_write
-from training.result_file import load_record, save_record
-
-KIND = "deep-run"
+from bpflat.storage import StoredResult, atomic_write
+from training.result_file import json_object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,9 @@ class EpochMetrics:
         d(w', w) of eSGD, the mean of d(w^a, w̄) of rSGD (eq. 2), after the epoch; NaN for the baseline.
     images_per_second : float
         Trained on, of all replicas together, evaluation not counted.
+    seconds : float
+        Wall time since the epoch before ended, or since the run was resumed there: training, evaluation, local energy
+        and files.  NaN in runs that were stored before it was kept.
     """
 
     epoch: int
@@ -48,6 +52,7 @@ class EpochMetrics:
     test_error: float
     distance: float
     images_per_second: float
+    seconds: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,7 +97,7 @@ def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DeepRun:
+class DeepRun(StoredResult):
     """One training of one recipe.
 
     Attributes
@@ -117,11 +122,13 @@ class DeepRun:
     configuration : dict
         The resolved recipe and everything else that decides the result.
     device : str
-    versions : dict
-    git_revision : str
     flatness : FlatnessHistory, optional
         Where it was asked for.
+    provenance : Provenance
+        Versions and revision that trained it.
     """
+
+    kind = "deep-run"
 
     row: str
     column: str
@@ -139,29 +146,38 @@ class DeepRun:
     curves: NDArray[np.float64]
     configuration: dict
     device: str
-    versions: dict
-    git_revision: str
     flatness: FlatnessHistory | None = None
 
     def curve(self, name: str) -> NDArray[np.float64]:
-        """One column of the curves, by its name in `METRICS`."""
-        return self.curves[:, METRICS.index(name)]
+        """One column of the curves, by its name in `METRICS`; NaN where the file is older than it."""
+        column, (epochs, columns) = METRICS.index(name), self.curves.shape
+        return self.curves[:, column] if column < columns else np.full(epochs, np.nan)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write to `path` (.npz), atomically; raises OSError as `bpflat.storage.save_npz`."""
-        fields = {name: getattr(self, name) for name in _FIELDS}
-        if self.flatness is not None:
-            fields |= {_PREFIX + name: getattr(self.flatness, name) for name in _FLATNESS_FIELDS}
-        save_record(path, KIND, fields, _JSON)
+    @property
+    def wall_time(self) -> float:
+        """Seconds that the epochs took, over all interruptions; NaN where the file does not say.
+
+        Epochs that were lost with a process and run again count once, the time between two processes not at all.
+        """
+        return float(self.curve("seconds").sum())
+
+    @property
+    def training_time(self) -> float:
+        """Seconds that the minibatches took, without evaluation: known of every run."""
+        images = self.n_train * np.diff(self.curve("passes"), prepend=0.0)
+        return float((images / self.curve("images_per_second")).sum())
+
+    def _stored(self) -> dict[str, Any]:
+        stored = super()._stored() | {"configuration": json.dumps(self.configuration)}
+        flatness = stored.pop("flatness", None)
+        return stored | ({} if flatness is None else {_PREFIX + name: getattr(flatness, name) for name in _FLATNESS})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> DeepRun:
-        """Read what `save` wrote; raises FileNotFoundError or ValueError as `bpflat.storage.load_npz`."""
-        stored = load_record(path, KIND, _FIELDS, _JSON)
-        fields = {name: stored[name] for name in _FIELDS}
+    def _restored(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        fields = super()._restored(stored) | {"configuration": json_object(stored["configuration"])}
         if _PREFIX + "epoch" in stored:
-            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS_FIELDS})
-        return cls(**fields)
+            fields["flatness"] = FlatnessHistory(**{name: stored[_PREFIX + name] for name in _FLATNESS})
+        return fields
 
     def summary(self) -> str:
         """One line for people."""
@@ -171,7 +187,5 @@ class DeepRun:
         )
 
 
-_JSON = ("configuration", "versions")
 _PREFIX = "flatness_"
-_FIELDS = tuple(field.name for field in dataclasses.fields(DeepRun) if field.name != "flatness")
-_FLATNESS_FIELDS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))
+_FLATNESS = tuple(field.name for field in dataclasses.fields(FlatnessHistory))

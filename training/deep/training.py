@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from bpflat.arguments import check_device
+from bpflat.locks import disclaim
 from bpflat.provenance import Provenance
 from bpflat.storage import atomic_write
 from training.deep.augment import Augmentation, resize_whole
@@ -23,7 +24,7 @@ from training.deep.checkpoints import load_state, save_state
 from training.deep.events import event_writer
 from training.deep.flatness import FlatnessPlan, as_history
 from training.deep.images import SOURCES, Images, load_images
-from training.deep.processes import first_alone, first_decides, is_first, own_replicas
+from training.deep.processes import first_alone, first_claims, first_decides, is_first, own_replicas
 from training.deep.recipes import Recipe, as_plain
 from training.deep.results import DeepRun, EpochMetrics, write_csv
 from training.deep.sub_policies import Policy, read_policy
@@ -197,7 +198,14 @@ class DeepTraining:
         own_replicas(self.recipe.y, group)  # or a ValueError, before anything else is done
         stored = self.stored()
         if stored is not None:
+            if is_first(group):
+                disclaim(self.file(".npz"))
             return stored
+        with first_claims(self.file(".npz"), group):
+            stored = self.stored()  # it may just have been made
+            return self._make(group, progress) if stored is None else stored
+
+    def _make(self, group: dist.ProcessGroup | None, progress: Callable[[DeepReport], None]) -> DeepRun:
         images = self._load_images(group)
         state = self._begin(images, group)
         self._train(state, images, progress)
@@ -290,7 +298,7 @@ class DeepTraining:
             configuration=self.configuration,
             device=self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
             flatness=None if self.flatness is None else as_history(state.flatness, self.flatness),
-            **vars(Provenance.here()),
+            provenance=Provenance.here(),
         )
         if is_first(state.group):
             result.save(self.file(".npz"))
@@ -343,7 +351,7 @@ def run(
     ValueError
         Bad arguments or data; files in `out` that are damaged or of another configuration.
     OSError
-        Missing data, or a folder that cannot be written.
+        Missing data, or a folder that cannot be written, or in which another process makes the same result.
     ImportError
         A package that is missing: torchvision for policies, tensorboard for event files.
     FloatingPointError

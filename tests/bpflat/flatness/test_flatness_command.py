@@ -196,9 +196,19 @@ def test_errors(mine, capsys, arguments, message):
 
 
 def test_model_of_the_working_directory(mine, monkeypatch, capsys):
+    """It is found when that is asked for, behind what is installed."""
     folder, _ = mine
     (folder / "my_own_nets.py").write_text(f"from {__name__} import network as Net\n")
+    (folder / "colorsys.py").write_text("raise SystemExit('a file of the working directory was imported')\n")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
-    assert main(["flatness", "my_own_nets:Net", "--weights", "mine.pt", "--data", "train.npz", "--n-samples", "2"]) == 0
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    line = ["flatness", "my_own_nets:Net", "--weights", "mine.pt", "--data", "train.npz", "--n-samples", "2"]
+    assert main(line) == 2
+    assert "No module named 'my_own_nets'); no such module is installed; --path" in capsys.readouterr().err
+    assert main([*line, "--path", "."]) == 0
     assert "training error 0.00%" in capsys.readouterr().out
+    assert main(["flatness", "colorsys:nothing", "--data", "train.npz", "--path", "."]) == 2
+    assert "colorsys:nothing cannot be found" in capsys.readouterr().err
+    assert main([*line, "--path", "nowhere"]) == 2
+    assert "nowhere is no folder of modules" in capsys.readouterr().err

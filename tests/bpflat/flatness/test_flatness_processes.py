@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ from bpflat.flatness import local_energy
 from tests.bpflat.flatness import shared_draws
 from tests.bpflat.flatness.shared_draws import CASES
 from tests.bpflat.flatness.toy_models import trained
-
-ROOT = Path(__file__).parents[3]
+from tests.stored import ROOT
 
 
 @pytest.fixture

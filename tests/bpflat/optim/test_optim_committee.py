@@ -25,10 +25,10 @@ class CommitteeMachine(torch.nn.Module):
         with torch.no_grad():
             self.u /= self.u.norm(dim=1, keepdim=True)
 
-    def loss(self, x, sigma, scales):
+    def loss(self, x, sigma, scheduled):
         """Eq. 8 summed over the minibatch."""
-        s = sigma * torch.tanh(scales.beta * x @ self.u.T).sum(1) / math.sqrt(len(self.u))
-        return (torch.nn.functional.softplus(-2 * scales.omega * s) / (2 * scales.omega)).sum()
+        s = sigma * torch.tanh(scheduled.beta * x @ self.u.T).sum(1) / math.sqrt(len(self.u))
+        return (torch.nn.functional.softplus(-2 * scheduled.omega * s) / (2 * scheduled.omega)).sum()
 
 
 def orders(protocol, epoch, n_patterns):
@@ -42,18 +42,18 @@ def trajectories(protocol, machines, optimizer):
     x, sigma = torch.from_numpy(patterns), torch.from_numpy(labels)
     ensemble = Ensemble.start(protocol, Problem(patterns, labels, torch.device("cpu")), [RESTART], SEED)
     for epoch in range(protocol.max_epochs):
-        scales = protocol.scales(epoch)
+        scheduled = protocol.scheduled(epoch)
         with torch.no_grad():
             ensemble.run_epoch(epoch)
         if protocol.algorithm == "rsgd":
-            optimizer.gamma = scales.gamma * protocol.B  # the coupling B γ of the trainer
+            optimizer.gamma = scheduled.gamma * protocol.B  # the coupling B γ of the trainer
         else:
-            optimizer.gamma = scales.gamma
-            optimizer.outer.param_groups[0]["lr"] = protocol.eta * scales.gamma  # w ← w − η γ (w − μ): eq. 5
+            optimizer.gamma = scheduled.gamma
+            optimizer.outer.param_groups[0]["lr"] = protocol.eta * scheduled.gamma  # w ← w − η γ (w − μ): eq. 5
         for minibatches in orders(protocol, epoch, len(patterns)):
             optimizer.zero_grad()
             for machine, index in zip(machines, minibatches, strict=True):
-                machine.loss(x[index], sigma[index], scales).backward()
+                machine.loss(x[index], sigma[index], scheduled).backward()
             optimizer.step()
         yield (
             ensemble.weights()[0, ..., : patterns.shape[1]],

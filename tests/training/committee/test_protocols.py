@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.stored import REFERENCE, RESULTS
 from tests.training.committee.toy_training import small
 from training.committee.protocols import PROTOCOLS, Protocol, current_fields, grow
 from training.committee.results import TrainedMinima
 
-ROOT = Path(__file__).parents[3]
-RESULTS = ROOT / "figures" / "results"
-OLD = ROOT / "tests" / "reference" / "version-0.1"
+OLD = REFERENCE / "version-0.1"
 NAN, INF = math.nan, math.inf
 
 
@@ -41,15 +39,15 @@ def test_protocols_are_those_of_the_paper():
 
 def test_schedules_grow_exponentially_and_never_overflow():
     protocol = PROTOCOLS["rsgd-fast"]
-    assert protocol.scales(0) == pytest.approx((1.0, 0.5, 2e-3))
-    assert protocol.scales(700) == pytest.approx((1.0002**700, 0.5 * 1.001**700, 2e-3 * 1.002**700))
+    assert protocol.scheduled(0) == pytest.approx((1.0, 0.5, 2e-3))
+    assert protocol.scheduled(700) == pytest.approx((1.0002**700, 0.5 * 1.001**700, 2e-3 * 1.002**700))
     faster = dataclasses.replace(protocol, schedule_speed=4.0)
-    assert faster.scales(100) == pytest.approx(protocol.scales(400))
+    assert faster.scheduled(100) == pytest.approx(protocol.scheduled(400))
     assert grow(0.5, 1e-3, 1e9) == pytest.approx(1e30)
     assert grow(0.5, -0.5, 1e9) == pytest.approx(1e-30)  # ω = 0 has no loss
     assert grow(0.0, 1e-3, 1e9) == 0.0
     assert grow(0.5, 0.0, INF) == 0.5
-    assert PROTOCOLS["sgd-fast"].scales(4000).omega == pytest.approx(5.0)
+    assert PROTOCOLS["sgd-fast"].scheduled(4000).omega == pytest.approx(5.0)
 
 
 def test_attractions_are_the_products_that_they_are_called():

@@ -15,8 +15,18 @@ import time
 import numpy as np
 import pytest
 
+from bpflat.provenance import Provenance
 from tests.training.committee import toy_sweep
-from tests.training.committee.toy_sweep import PROTOCOLS, endless, sweep, sweep_in_processes, sweep_until, trainings
+from tests.training.committee.toy_sweep import (
+    PROTOCOLS,
+    contents,
+    endless,
+    sweep,
+    sweep_in_processes,
+    sweep_until,
+    trainings,
+)
+from training import cluster as cluster_of_dask
 from training import workers
 from training.committee import __main__ as command
 from training.committee.results import TrainedMinima
@@ -24,10 +34,6 @@ from training.committee.sweep import run_all
 from training.workers import SweepError, Task, carry_out
 
 ALL = 10**9
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +117,12 @@ def test_parts_of_another_run_are_refused(tmp_path):
 def test_parts_are_joined_honestly(tmp_path):
     training = trainings(tmp_path)[0]
     a, b = training.run([1], threads=1), training.run([0], threads=1)
-    b = dataclasses.replace(b, git_revision="!other", versions=b.versions | {"numpy": "0"})
+    made = a.provenance
+    b = dataclasses.replace(b, provenance=Provenance(made.versions | {"numpy": "0"}, "!other"))
     joined = TrainedMinima.joined([a, b])
     assert joined.restart.tolist() == [0, 1] and np.array_equal(joined.weights, [b.weights[0], a.weights[0]])
-    assert joined.git_revision == f"!other, {a.git_revision}"  # sorted, before any hash
-    assert joined.versions == a.versions | {"numpy": f"0, {a.versions['numpy']}"}
+    assert joined.provenance.git_revision == f"!other, {made.git_revision}"  # sorted, before any hash
+    assert joined.provenance.versions == made.versions | {"numpy": f"0, {made.versions['numpy']}"}
     with pytest.raises(ValueError, match="not distinct"):
         TrainedMinima.joined([a, a])
     with pytest.raises(ValueError, match="seed differs"):
@@ -164,6 +171,40 @@ def test_workers_end_with_their_driver(forks, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("number", "jobs", "to_group", "status"),
+    [(signal.SIGINT, 1, False, 130), (signal.SIGINT, 2, True, 130), (signal.SIGTERM, 2, False, 143)],
+)
+def test_an_interrupted_program_says_so_and_leaves_its_checkpoints(forks, tmp_path, number, jobs, to_group, status):
+    """One line, also where the terminal interrupts the workers too; nobody goes on, and the folder is free."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    options = ("--restarts", "2", "--chunk", "1", "--max-epochs", "1000000", "--schedule-speed", "1e-6")
+    line = ("sgd-slow", "--out", str(out), *options, "--checkpoint-every", "0", "--jobs", str(jobs))
+    process = forks.Process(target=toy_sweep.program, args=(log, *line))
+    process.start()
+    try:
+        wait(lambda: len(list(out.glob("*.checkpoint.npz"))) == jobs)
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        process.join(60)
+        assert process.exitcode == status
+        lines = [line for line in log.read_text().splitlines() if "epoch" not in line]
+        assert lines == ["interrupted; give the same command again to go on from the last checkpoint"]
+        wait(lambda: not alive(process.pid))
+        assert {path.suffix for path in out.iterdir()} <= {".npz", ".part"}  # a worker dies as it writes; no claim
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def alive(group):
+    """Whether a process group has members."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait(condition, *, every=0.01, seconds=120):
@@ -224,12 +265,11 @@ def test_a_task_that_fails_on_a_cluster_is_named(cluster, tmp_path):
 
 def test_a_scheduler_that_does_not_answer(monkeypatch, tmp_path, capsys):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(workers, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(cluster_of_dask, "_ANSWER_SECONDS", 0.2)
     arguments = ["sgd-fast", "--out", str(tmp_path), "--scheduler"]
-    for address in ("tcp://127.0.0.1:9", "nonsense://host"):
-        assert command.main([*arguments, address]) == 2
-        error = capsys.readouterr().err
-        assert f"no Dask scheduler answers at {address}" in error and "dask scheduler" in error
+    assert command.main([*arguments, "tcp://127.0.0.1:9"]) == 2
+    error = capsys.readouterr().err
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9 (" in error and "dask scheduler" in error
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert command.main([*arguments, "tcp://127.0.0.1:9"]) == 2
     assert "pip install 'bpflat[cluster]'" in capsys.readouterr().err

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from bpflat.storage import load_npz, save_npz
+from tests.stored import ROOT
 from tests.training.committee.toy_training import small, toy
 from training.committee import __main__ as command
 from training.committee.checkpoints import KIND
@@ -23,9 +23,6 @@ from training.committee.protocols import PROTOCOLS, Protocol
 from training.committee.results import TrainedMinima
 from training.committee.trainer import train
 from training.progress import StatusLine
-
-ROOT = Path(__file__).resolve().parents[3]
-
 
 # checkpoints
 
@@ -113,7 +110,7 @@ def test_a_result_survives_its_file(tmp_path):
         else:
             assert a == b
     assert loaded.data == {"data_seed": 3, "n_train": 60}
-    assert set(loaded.versions) == {"bpflat", "numpy", "torch", "python"}
+    assert set(loaded.provenance.versions) == {"bpflat", "numpy", "torch", "python"}
     assert "rSGD fast" in loaded.summary()
 
 

@@ -65,7 +65,7 @@ def test_the_papers_protocols_agree_after_50_epochs(name, changes, dtype, tolera
     assert np.abs(inputs - ensembles(protocol, data.train_patterns, data.train_labels)[0].weights()).max() > 1e-3
     assert span.dtype == (np.float32 if dtype == torch.float32 else np.float64)
     assert np.array_equal(*(ensemble.errors() for ensemble in pair))
-    losses = [ensemble.mean_loss(protocol.scales(50)) for ensemble in pair]
+    losses = [ensemble.mean_loss(protocol.scheduled(50)) for ensemble in pair]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from figures.measure.measures import Series, measure
 from tests.training.committee.toy_training import small
+from training.committee import __main__ as command
 from training.committee.sweep import Training, run_all
 
 OPERATIONS = ("fsync", "replace", "unlink")
@@ -18,6 +20,11 @@ OPERATIONS = ("fsync", "replace", "unlink")
 # K = 3 machines on 60 pictures; they run to their cap, so that every sweep has the same number of epochs.
 _COMMON = {"stop": "mean-loss", "tolerance": 1e-30, "max_epochs": 40, "eta": 1e-3}
 PROTOCOLS = [small("sgd-fast", **_COMMON), small("sgd-slow", **_COMMON | {"beta0": 2.0, "omega0": 5.0, "dropout": 0.2})]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files of a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def trainings(folder: Path, **changes) -> list[Training]:
@@ -62,3 +69,14 @@ def endless(folder: Path) -> None:
     os.setpgrp()
     protocol = small("sgd-fast", stop="mean-loss", tolerance=1e-30, max_epochs=10**9)
     run_all([Training(protocol, folder, restarts=2, n_train=60)], chunk=1, n_jobs=2, checkpoint_every=0.0)
+
+
+def program(log: Path, *line: str) -> None:
+    """``python -m training.committee LINE`` in a process group of its own; stderr goes to `log`."""
+    os.setpgrp()
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
+    status = command.main(list(line))
+    get_reusable_executor().shutdown()
+    sys.exit(status)

@@ -88,6 +88,9 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     assert weights.keys() == again.keys() and all(torch.equal(weights[k], again[k]) for k in weights)
     assert {p.name for p in cut.iterdir()} == {f"{name}.{end}" for end in ("npz", "pt", "csv")}
     assert whole.test_error == whole.curve("test_error")[-1]
+    for result in (whole, resumed):  # of all epochs, those before the stop too
+        assert (result.curve("seconds") > 0).all() and 0 < result.training_time < result.wall_time
+        assert result.wall_time == pytest.approx(result.curve("seconds").sum())
     passes = {"baseline": 4, "rsgd": 12, "esgd": 20, "rsgd-y": 12}[column]
     assert whole.curve("passes")[-1] == pytest.approx(passes * 100 / 110)
     # what the stored weights do is what was reported
@@ -100,7 +103,7 @@ def test_stopped_and_resumed_equals_never_stopped(column, data, tmp_path):
     # and is read again without any data
     again = short(toy(column), cut, tmp_path / "no data")
     assert_array_equal(again.curves, resumed.curves)
-    assert again.configuration["recipe"]["column"] == column and again.versions["torch"] == torch.__version__
+    assert again.configuration["recipe"]["column"] == column and again.provenance.versions["torch"] == torch.__version__
 
 
 def test_all_columns_learn(data, tmp_path):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
 from bpflat.optim import ReplicatedSGD, attraction_limit
-from tests.stored import WEIGHTS, needs_published_networks
+from tests.stored import ROOT, WEIGHTS, needs_published_networks
 from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
 from training import models
 from training.deep.augment import Augmentation
@@ -27,8 +26,6 @@ from training.deep.trainer import State, begin, centre, evaluate, require_stable
 from training.models import make_model
 from training.models.cifar_resnet import CifarResNet
 from training.published.resnets import load_published
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -192,11 +189,15 @@ def test_maximum_and_relu_commute():
         torch.testing.assert_close(ours, printed.grad, rtol=1e-5, atol=1e-8)
 
 
-def test_killed_and_resumed_from_the_command_line(tmp_path, column="esgd"):
-    """Killed after an epoch: as if never stopped."""
+@pytest.mark.parametrize(
+    ("column", "epochs", "options"),
+    [("esgd", 60, []), ("rsgd-y", 300, ["--bfloat16", "--flatness-every", "2", "--flatness-samples", "3"])],
+)
+def test_killed_and_resumed_from_the_command_line(tmp_path, column, epochs, options):
+    """Killed after an epoch: as if never stopped, in curves, local energy and weights, to the bit."""
     data = coloured_images(tmp_path / "toy.npz", n_train=140)
     command = [sys.executable, "-m", "training.deep", "smallconvnet-cifar10", "--algorithm", column, "--data", data]
-    command += ["--epochs-scale", str(4 / 60), "--threads", "1", "--device", "cpu"]
+    command += ["--epochs-scale", str(4 / epochs), "--threads", "1", "--device", "cpu", *options]
     command += ["--checkpoint-every", "0", "--evaluate-every", "2", "--out"]
     name = f"smallconvnet-cifar10-{column}-seed0"
     subprocess.run([*command, tmp_path / "whole"], cwd=ROOT, check=True, capture_output=True, timeout=300)
@@ -210,6 +211,9 @@ def test_killed_and_resumed_from_the_command_line(tmp_path, column="esgd"):
     subprocess.run([*command, tmp_path / "cut"], cwd=ROOT, check=True, capture_output=True, timeout=300)
     whole, cut = (DeepRun.load(tmp_path / folder / f"{name}.npz") for folder in ("whole", "cut"))
     assert_array_equal(stable(cut), stable(whole))
+    assert (cut.curve("seconds") > 0).all() and len(cut.curves) == 4
+    if options:
+        assert_array_equal(cut.flatness.delta_error, whole.flatness.delta_error)
     whole, resumed = (torch.load(tmp_path / folder / f"{name}.pt", weights_only=True) for folder in ("whole", "cut"))
     assert all(torch.equal(whole[key], resumed[key]) and whole[key].is_contiguous() for key in whole)
 

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from numpy.testing import assert_allclose, assert_array_equal
 
 from tests.gloo_processes import launcher
+from tests.stored import ROOT
 from tests.training.deep import deep_processes
 from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable
 from training import models
@@ -22,7 +22,6 @@ from training.deep.results import DeepRun
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 NAME = "resnet18-cifar10-rsgd-seed0"
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

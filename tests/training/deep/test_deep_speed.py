@@ -98,8 +98,17 @@ def test_switches_of_the_command_line(monkeypatch, tmp_path):
     assert not (given["compiled"] or given["cudnn_benchmark"] or given["bfloat16"])
 
 
-def test_the_benchmark_compares_the_same_training():
-    """What is timed does the same steps: losses of the training of today and of before agree."""
-    losses = benchmark.losses(n_images=256)
+@pytest.mark.parametrize(("bfloat16", "rtol"), [(False, 1e-4), (True, 1e-2)])
+def test_the_benchmark_compares_the_same_training(bfloat16, rtol):
+    """What is timed does the same steps: losses of the training of today, of a plain loop and of before agree."""
+    losses = benchmark.losses(n_images=256, bfloat16=bfloat16)
     assert len(losses) == 3
-    assert_allclose(losses, losses[0], rtol=1e-4)
+    assert_allclose(losses, losses[0], rtol=rtol)
+    assert 0 < benchmark.disagreement(256, bfloat16=bfloat16) < benchmark.TOLERANCE[bfloat16]
+
+
+def test_the_benchmark_notices_another_training(monkeypatch):
+    """Other minibatches than the trainer's take the weights elsewhere."""
+    orders = benchmark.PlainLoop._orders
+    monkeypatch.setattr(benchmark.PlainLoop, "_orders", lambda self, n: orders(self, n).flip(0, 1))
+    assert benchmark.disagreement(256) > 5 * benchmark.TOLERANCE[True]
