@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 
-NAMES = ("sweep", "phi_curve", "trainer_rate", "ep", "batch", "mcmc", "optim", "flatness", "deep")
+NAMES = ("sweep", "phi_curve", "trainer_rate", "ep", "batch", "mcmc", "optim", "flatness", "entropy", "deep")
 
 
 def main(names: list[str]) -> int:

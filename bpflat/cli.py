@@ -50,8 +50,12 @@ examples:
   bpflat flatness mymodels:Net --path . --weights mine.pt --data train.npz --tolerance 0.002 --subset 1000
   bpflat flatness mymodels:Net --path . --weights mine.pt --data images/train --transform mymodels:preprocess
   bpflat flatness mymodels:GPT --path . --weights mine.pt --data texts/ --forward mymodels:run --loss mymodels:losses
+  bpflat flatness mymodels:Net --path . --weights mine.pt --data train.npz --entropy --scale filter
 """
 
+SCALES = ("multiplicative", "isotropic", "filter")  # as in `bpflat.flatness`, which takes seconds to import
+ENERGY_OPTIONS = ["tolerance", "subset", "antithetic", "compile"]  # of `bpflat flatness` without --entropy, and with it
+ENTROPY_OPTIONS = ["scale", "beta", "n_chains"]
 WEIGHED = {"count": "no more errors than the reference's", "cost": "errors at the cost beta"}  # what Φ is of
 
 
@@ -106,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _flatness_options(commands) -> None:
-    summary = "Local energy δE(w, σ) (eq. 4) of any torch model."
+    summary = "Local energy δE(w, σ) (eq. 4), or local entropy Φ_LE(w, d) (eq. 3), of any torch model."
     flatness = commands.add_parser(
         "flatness",
         help=summary,
@@ -124,7 +128,11 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--loss", metavar="MODULE:NAME", help="of each pattern (default: cross-entropy)")
     flatness.add_argument("--error", metavar="MODULE:NAME", help="of each pattern (default: a wrong class)")
     flatness.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.05 * i for i in range(1, 7)])
-    flatness.add_argument("--n-samples", type=int, default=100, help="draws at each σ (default: 100)")
+    flatness.add_argument("--entropy", action="store_true", help="measure the local entropy instead of the energy")
+    flatness.add_argument("--scale", choices=SCALES, help="of --entropy: of the noise (default: multiplicative)")
+    flatness.add_argument("--beta", type=float, help="of --entropy: cost of an error, or of a unit of a loss")
+    flatness.add_argument("--n-chains", type=int, help="of --entropy (default: 4)")
+    flatness.add_argument("--n-samples", type=int, help="draws at each σ (default: 100), or sweeps of a chain (400)")
     flatness.add_argument("--tolerance", type=float, help="stop at this standard error")
     flatness.add_argument("--subset", type=int, help="patterns that each draw sees (default: all)")
     flatness.add_argument("--parameters", choices=("all", "weights"), default="all", help="(default: all trainable)")
@@ -191,23 +199,19 @@ def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyPr
     )
 
 
-def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
+def _measure_model(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyProfile:
     import torch  # seconds that the other commands need not wait for
 
     from bpflat import flatness
     from bpflat.flatness.files import find, make_model, read_data, search_too
 
-    names = (
-        "n_samples",
-        "tolerance",
-        "subset",
-        "batch_norm",
-        "antithetic",
-        "batch_size",
-        "precision",
-        "compile",
-        "seed",
-    )
+    measure: Any = flatness.local_entropy if arguments.entropy else flatness.local_energy
+    own, others = (ENTROPY_OPTIONS, ENERGY_OPTIONS)[:: 1 if arguments.entropy else -1]
+    if useless := [name for name in others if (value := getattr(arguments, name)) is not None and value is not False]:
+        flag, mend = useless[0].replace("_", "-"), "leave out" if arguments.entropy else "give"
+        raise ValueError(f"--{flag} is not of what is measured: leave it out, or {mend} --entropy")
+    names = ("n_samples", "batch_norm", "batch_size", "precision", "seed", *own)
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if not isinstance(arguments.model_options, dict):
         raise ValueError(f"--model-options must be a JSON object, not {arguments.model_options!r}")
     if arguments.path is not None:
@@ -215,7 +219,7 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
     given = {name: getattr(arguments, name) for name in ("forward", "loss", "error")}
     functions: dict[str, Any] = {name: find(function) for name, function in given.items() if function is not None}
     as_stored = {"forward", "loss"} <= functions.keys()
-    return flatness.local_energy(
+    return measure(
         make_model(arguments.factory, arguments.weights, arguments.model_options),
         read_data(arguments.data, arguments.transform, arguments.batch_size, as_stored=as_stored),
         arguments.sigmas,
@@ -223,7 +227,7 @@ def _measure_model(arguments: argparse.Namespace) -> LocalEnergyProfile:
         parameters=None if arguments.parameters == "all" else arguments.parameters,
         progress=sys.stderr.isatty(),
         **functions,
-        **{name: getattr(arguments, name) for name in names},
+        **options,
     )
 
 
@@ -286,6 +290,10 @@ def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
     if isinstance(result, LocalEntropyCurve):
         title = f"local entropy by {result.method}, {WEIGHED[result.measure]}"
         names = ["delta", "distance", "log_z", "phi", "std_error", "beta"]
+        if result.sigma is not None:
+            names = ["sigma", *names[1:], "rhat", "ess", "passes"]
+        if result.learning_coefficient is not None:
+            names += ["learning_coefficient", "learning_coefficient_error"]
         shape, n_failed = result.phi.shape, int(np.count_nonzero(~result.converged))
     else:
         title = "local energy"
@@ -303,6 +311,8 @@ def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
             lines.append(" ".join(f"{column[r, i]:{width}.5g}" for column, width in row))
     if n_failed:
         lines.append(f"{n_failed} points did not converge (nan)")
+    if isinstance(result, LocalEntropyCurve) and result.sigma is not None and result.message is not None:
+        lines += [f"σ = {s:g}: {message}" for s, message in zip(result.sigma, result.message, strict=True) if message]
     return "\n".join(lines)
 
 

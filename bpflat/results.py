@@ -98,12 +98,16 @@ class Cumulants:
     mean_errors : ndarray, shape (S, B) or (R, S, B)
         ``⟨E⟩_β``, the mean number of errors of weights w' that weigh ``e^{-βE}``: minus the slope of `log_mean_exp`, by
         "bp" to O(1/N).
+    mean_std_error : ndarray, shape (S, B), optional
+        Standard error of `mean_errors`, where a torch model was sampled.  Where a smooth loss was measured, E is
+        ``n (L − L₀)``, and ``β mean_errors`` the learning coefficient λ̂(β).
     """
 
     beta: NDArray[np.float64]
     log_mean_exp: NDArray[np.float64]
     std_error: NDArray[np.float64]
     mean_errors: NDArray[np.float64]
+    mean_std_error: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +130,7 @@ class LocalEntropyCurve(Curves):
         Standard error of `phi`; NaN for methods that do not sample.
     converged : ndarray of bool
     n_iter : ndarray of int
-        Sweeps over all messages that the point took.
+        Sweeps over all messages, or over all chains, that the point took.
     train_error : float or ndarray of shape (R,)
         Fraction of training errors of the reference itself.
     method : str
@@ -135,13 +139,33 @@ class LocalEntropyCurve(Curves):
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
     scale : str
-        Scales s of the prior: "isotropic", "multiplicative" (``s = |w|``), or "given" as an array.
+        Scales s of the prior: "isotropic", "multiplicative" (``s = |w|``), "filter", or "given" as an array.
     n_weights : int or ndarray of int, shape (R,), optional
         Perturbed weights n, those with s > 0; None in files of version 0.1.
     betas : ndarray, shape (B,), optional
         Costs of an error at which the curve holds the cumulant generating function: what `cumulants` returns, as are
-        the next three.
+        the next four.
     log_mean_exp, log_mean_exp_error, mean_errors : ndarray, shape (D, B) or (R, D, B), optional
+    mean_errors_error : ndarray, shape (D, B), optional
+    sigma : ndarray, shape (D,), optional
+        Noise amplitudes σ = √Δ.  This and what follows are of `bpflat.flatness.local_entropy` alone, where n
+        takes the place of KN and the distance is ``d = Σ_i (w'_i − w_i)²/s_i² / (2n)``.
+    rhat : ndarray, shape (D,), optional
+        Largest split R-hat over the ladder of inverse temperatures.
+    ess : ndarray, shape (D,), optional
+        Effective sample size of the estimate of log Z.
+    n_temperatures : ndarray of int, shape (D,), optional
+        Inverse temperatures of the ladder; with 1, samples of the prior were counted.
+    swap_rate : ndarray, shape (D,), optional
+        Smallest fraction of accepted exchanges between neighbours on the ladder; NaN with a single one.
+    passes : ndarray, shape (D,), optional
+        Passes over all patterns that the point took; one that was left early counts as far as it went.
+    message : ndarray of str, shape (D,), optional
+        What kept a point from converging; empty where it did.
+    learning_coefficient : ndarray, shape (D,), optional
+        ``λ̂(β) = nβ (⟨L⟩_β − L₀)``, n being the number of patterns, where a loss was measured.
+    learning_coefficient_error : ndarray, shape (D,), optional
+        Its standard error.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
 
@@ -171,6 +195,11 @@ class LocalEntropyCurve(Curves):
         "n_weights": "i R?",
         "betas": "f B",
         **dict.fromkeys(("log_mean_exp", "log_mean_exp_error", "mean_errors"), "f R? D B"),
+        "mean_errors_error": "f D B",
+        **dict.fromkeys(("sigma", "rhat", "ess", "swap_rate", "passes"), "f D"),
+        **dict.fromkeys(("learning_coefficient", "learning_coefficient_error"), "f D"),
+        "n_temperatures": "i D",
+        "message": "U D",
     }
     _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
@@ -191,6 +220,16 @@ class LocalEntropyCurve(Curves):
     log_mean_exp: NDArray[np.float64] | None = None
     log_mean_exp_error: NDArray[np.float64] | None = None
     mean_errors: NDArray[np.float64] | None = None
+    mean_errors_error: NDArray[np.float64] | None = None
+    sigma: _Floats | None = None
+    rhat: _Floats | None = None
+    ess: _Floats | None = None
+    n_temperatures: NDArray[np.int64] | None = None
+    swap_rate: _Floats | None = None
+    passes: _Floats | None = None
+    message: NDArray[np.str_] | None = None
+    learning_coefficient: _Floats | None = None
+    learning_coefficient_error: _Floats | None = None
 
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""
@@ -209,7 +248,7 @@ class LocalEntropyCurve(Curves):
         held = self.betas, self.log_mean_exp, self.log_mean_exp_error, self.mean_errors
         if any(array is None for array in held):
             raise ValueError("the curve holds no cumulants; measure it with betas, the costs at which they are wanted")
-        return Cumulants(*held)  # type: ignore[arg-type]
+        return Cumulants(*held, self.mean_errors_error)  # type: ignore[arg-type]
 
     @property
     def measure(self) -> str:

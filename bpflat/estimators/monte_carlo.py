@@ -17,16 +17,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from bpflat.estimators.point import Point
+from bpflat.estimators import tempering
+from bpflat.estimators.point import Point, point_of_samples
 from bpflat.estimators.problem import Problem
 from bpflat.parallel import over_processes
 from bpflat.randomness import spawn_streams
 
-_STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of E at β_j
-_ENOUGH = 0.3  # the ladder ends where this fraction of states is allowed
-_RHAT = 1.05
 _LONGEST = 200  # temperatures
-_FROZEN = 60.0  # a cost of an error at which no chain makes one more
 
 
 @njit(cache=True)
@@ -119,24 +116,6 @@ class _Sampler:
         return energies, norms
 
 
-def _ladder(sampler: _Sampler, n_errors: int, beta: float | None, n_sweeps: int) -> tuple[NDArray[np.float64], bool]:
-    """Inverse temperatures from 0 to β, or to where the wanted states are common, by a short run at each.
-
-    Grows the sampler.  False where the longest ladder does not reach that far.
-    """
-    betas = [0.0]
-    while True:
-        energies = sampler.run(np.array(betas), n_sweeps)[0][n_sweeps // 4 :, -1]
-        if np.mean(energies <= n_errors) >= _ENOUGH if beta is None else betas[-1] >= beta:
-            return np.array(betas), True
-        if len(betas) == _LONGEST or (beta is None and betas[-1] > _FROZEN):
-            return np.array(betas), False
-        is_frozen = np.mean(energies == energies.min()) >= _ENOUGH  # then every β beyond is within one step
-        step = math.inf if is_frozen and beta is not None else _STEP / max(energies.std(), 0.5)
-        betas.append(min(betas[-1] + step, math.inf if beta is None else beta))
-        sampler.grow()
-
-
 def _chain(hidden, factor, labels, betas, n_sweeps, seed):
     """Energies (n_sweeps, T) and |z|² (n_sweeps,) of one chain, after annealing along the ladder and a burn-in."""
     sampler = _Sampler(hidden, factor, labels, seed)
@@ -146,58 +125,6 @@ def _chain(hidden, factor, labels, betas, n_sweeps, seed):
             sampler.grow()
     sampler.run(betas, n_sweeps // 5)
     return sampler.run(betas, n_sweeps)
-
-
-class _Estimate(NamedTuple):
-    """log Z, mean number of errors and mean |z|² of the wanted states; how each sample moves the first and the last."""
-
-    log_z: float
-    errors: float
-    norm: float
-    log_z_influence: NDArray[np.float64]
-    norm_influence: NDArray[np.float64]
-
-
-def _estimate(energies, norms, betas, n_errors, beta) -> _Estimate:
-    """Averages over energies (chains, samples, T) and |z|² (chains, samples); influences have the shape of the latter.
-
-    At a given β the last states are those wanted.  Else ``P(E ≤ E₀) = Z(β) ⟨1[E ≤ E₀] e^{βE}⟩_β`` counts among them.
-    """
-    log_z, stones = _stones(energies[..., :-1], betas)
-    influence = (stones - 1).sum(axis=-1)
-    last = energies[..., -1]
-    errors, weight = 0.0, np.ones(last.shape)
-    if beta is not None:
-        errors = float(last.mean())
-    else:
-        weight = (last <= n_errors) * np.exp(betas[-1] * np.minimum(last - n_errors, 0))
-        if not weight.any():
-            return _Estimate(-math.inf, 0.0, math.nan, influence, influence)
-        log_z += betas[-1] * n_errors + math.log(weight.mean())
-        weight /= weight.mean()
-        influence += weight - 1
-    norm = np.mean(weight * norms)
-    return _Estimate(float(log_z), errors, float(norm), influence, weight * (norms - norm))
-
-
-def _stones(energies: NDArray, betas: NDArray) -> tuple[float, NDArray[np.float64]]:
-    """Return log Z at the last of T + 1 temperatures, and the stones over their means, from energies (..., T)."""
-    stones = np.exp(-np.diff(betas) * energies)
-    means = stones.mean(axis=(0, 1))
-    return np.log(means).sum(), stones / means
-
-
-def _standard_error(influence: NDArray) -> float:
-    """Standard error of the mean of influences (chains, samples).
-
-    From their autocovariance, summed as far as its pairs fall (Geyer).
-    """
-    n_samples = influence.shape[1]
-    spectrum = np.fft.rfft(influence - influence.mean(), 2 * n_samples)
-    covariance = np.fft.irfft((spectrum * spectrum.conj()).mean(axis=0))[:n_samples] / n_samples
-    pairs = covariance[: n_samples // 2 * 2].reshape(-1, 2).sum(axis=1)
-    pairs = np.minimum.accumulate(pairs)
-    return math.sqrt(max(2 * pairs[pairs > 0].sum() - covariance[0], 0.0) / influence.size)
 
 
 def solve(
@@ -240,25 +167,19 @@ def solve(
     I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
     Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
     """
-    run, n_weights = _run(problem, delta, n_samples, n_chains, seed, n_jobs), int(problem.n_weights)
-    estimate = _estimate(run.energies, run.norms, run.betas, int(problem.n_errors), problem.beta)
-    excess = (estimate.norm - run.n_seen) / n_weights
-    # Φ = log Z/n + (ε - log(1 + ε))/2, to first order in what each sample adds to both
-    influence = (estimate.log_z_influence + 0.5 * excess / (1 + excess) * estimate.norm_influence) / n_weights
-    error = max(_standard_error(influence), 1.0 / (run.norms.size * n_weights))
-    rhat = _largest_rhat(run.energies)
-    return Point(
+    run = _run(problem, delta, n_samples, n_chains, seed, n_jobs)
+    return point_of_samples(
+        run.energies,
+        run.norms,
+        run.betas,
+        int(problem.n_errors),
+        problem.beta,
         delta=float(delta),
-        log_z=estimate.log_z / n_weights,
-        excess=excess,
-        converged=bool(run.reached and rhat < _RHAT and np.isfinite(estimate.log_z)),
-        n_iter=run.norms.size,
-        residual=rhat - 1,
-        messages=(),
-        beta=math.inf if problem.beta is None else problem.beta,
-        errors=estimate.errors / n_weights,
-        std_error=error,
-    )
+        n_weights=int(problem.n_weights),
+        n_sampled=run.n_seen,
+        reached=run.reached,
+        rhat=float(tempering.rhat(run.energies).max()),
+    )[0]
 
 
 def cumulants(
@@ -281,10 +202,9 @@ def cumulants(
     result = np.full((3, len(costs)), np.nan)
     for i, (cost, rung) in enumerate(zip(costs, np.searchsorted(betas, costs, side="right"), strict=True)):
         used = energies[..., :rung]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_z, stones = _stones(used - lowest, np.append(betas[:rung], cost))
-        if cost <= betas[-1] and _largest_rhat(used) < _RHAT and np.isfinite(log_z):
-            error = max(_standard_error((stones - 1).sum(axis=-1)), -math.expm1(-cost) / norms.size)
+        log_z, stones = tempering.stones(used - lowest, np.append(betas[:rung], cost))
+        if cost <= betas[-1] and tempering.rhat(used).max() < tempering.RHAT and np.isfinite(log_z):
+            error = max(tempering.standard_error((stones - 1).sum(axis=-1)), -math.expm1(-cost) / norms.size)
             result[:, i] = log_z - cost * lowest, error, np.mean(stones[..., -1] * used[..., -1])
     return result
 
@@ -315,7 +235,7 @@ def _run(problem: Problem, delta: float, n_samples: int, n_chains: int, seed, n_
     factor = factor if len(factor) > 1 else factor[0]
     seeds = spawn_streams(seed, n_chains + 1)
     scout = _Sampler(hidden, factor, labels, seeds[-1])
-    betas, reached = _ladder(scout, int(problem.n_errors), problem.beta, max(100, n_samples // 10))
+    betas, reached = tempering.ladder(scout, int(problem.n_errors), problem.beta, max(100, n_samples // 10), _LONGEST)
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
     chains = over_processes(_chain, ((hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
     energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
@@ -327,12 +247,3 @@ def _factor(gram: NDArray, delta: float) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh(gram)
     seen = values > 1e-10 * values[-1]
     return (vectors[:, seen] * np.sqrt(delta * values[seen])).T
-
-
-def _largest_rhat(energies: NDArray) -> float:
-    """Largest split R-hat over the temperatures of energies (chains, samples, T)."""
-    half = energies.shape[1] // 2
-    halves = np.concatenate([energies[:, :half], energies[:, half : 2 * half]])
-    within = halves.var(axis=1, ddof=1).mean(axis=0)
-    between = halves.mean(axis=1).var(axis=0, ddof=1)
-    return float(np.sqrt(1 + np.max(between / np.maximum(within, 1e-12), initial=0)))

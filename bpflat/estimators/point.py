@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bpflat.estimators import tempering
+
 
 @dataclass(frozen=True)
 class Point:
@@ -70,3 +72,58 @@ class Point:
             return np.nan
         paid = self.beta * self.errors if self.errors else 0.0
         return self.log_z + paid + 0.5 * (self.excess - np.log1p(self.excess))
+
+
+def point_of_samples(
+    energies: NDArray[np.float64],
+    norms: NDArray[np.float64],
+    betas: NDArray[np.float64],
+    allowed: float,
+    beta: float | None,
+    *,
+    delta: float,
+    n_weights: int,
+    n_sampled: int,
+    reached: bool,
+    rhat: float,
+) -> tuple[Point, tempering.Estimate]:
+    """The point that replica exchange finds, with its standard error, and the averages behind it.
+
+    Parameters
+    ----------
+    energies : ndarray, shape (chains, samples, T)
+    norms : ndarray, shape (chains, samples)
+        |z|² at the last temperature.
+    betas : ndarray, shape (T,)
+    allowed : float
+        Energy that the states may have which are counted.
+    beta : float or None
+        The last of `betas`, where all states weigh ``e^{-βE}`` instead.
+    delta : float
+        Prior variance Δ.
+    n_weights, n_sampled : int
+        Weights, and numbers in z; the directions that z leaves out have the prior's variance.
+    reached : bool
+        Whether the ladder goes as far as it should.
+    rhat : float
+        Its largest R-hat.
+    """
+    estimate = tempering.estimate(energies, norms, betas, allowed, beta)
+    excess = (estimate.norm - n_sampled) / n_weights
+    # Φ = (log Z + β E)/n + (ε - log(1 + ε))/2, to first order in what each sample adds to all of them
+    influence = estimate.log_z_influence + 0.5 * excess / (1 + excess) * estimate.norm_influence
+    if beta is not None:
+        influence = influence + beta * estimate.energy_influence
+    point = Point(
+        delta=delta,
+        log_z=estimate.log_z / n_weights,
+        excess=excess,
+        converged=bool(reached and rhat < tempering.RHAT and np.isfinite(estimate.log_z)),
+        n_iter=norms.size,
+        residual=rhat - 1,
+        messages=(),
+        beta=np.inf if beta is None else beta,
+        errors=estimate.energy / n_weights,
+        std_error=max(tempering.standard_error(influence), 1.0 / norms.size) / n_weights,
+    )
+    return point, estimate

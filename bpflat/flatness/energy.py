@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from bpflat.arguments import (
-    check_choice,
     check_count,
     check_device,
     check_flag,
@@ -18,14 +17,15 @@ from bpflat.arguments import (
     check_scalar,
     shown,
 )
-from bpflat.flatness.evaluation import PRECISIONS, Augmentation, Evaluation
-from bpflat.flatness.models import Choice, choose, copy_to, fingerprint, unwrap
+from bpflat.flatness.evaluation import Augmentation
+from bpflat.flatness.models import Choice, choose, fingerprint, unwrap
 from bpflat.flatness.noise import Perturbation
 from bpflat.flatness.objective import Forward, Measure, Objective
 from bpflat.flatness.patterns import Data, Patterns
+from bpflat.flatness.preparation import prepare
 from bpflat.flatness.probe import check_model
 from bpflat.flatness.processes import Processes
-from bpflat.flatness.sampling import NOISE, ORDER, Sampling, mean_and_error
+from bpflat.flatness.sampling import NOISE, Sampling, mean_and_error
 from bpflat.provenance import Provenance
 from bpflat.randomness import stream
 from bpflat.results import LocalEnergyProfile
@@ -220,19 +220,12 @@ def local_energy(
     flags = {"common": common, "antithetic": antithetic, "channels_last": channels_last, "split": split}
     for name, flag in (flags | {"progress": progress}).items():
         check_flag(name, flag)
-    if resident is not None:
-        check_flag("resident", resident)
     n_samples = _check_draws(n_samples, antithetic)
-    check_choice("batch_norm", batch_norm, ("frozen", "recompute"))
-    if precision is not None:
-        check_choice("precision", precision, PRECISIONS)
     if augment is not None and not callable(augment):
         raise ValueError(f"augment must be a function of a batch of inputs, not {shown(augment)}")
     if not isinstance(compile, str):
         check_flag("compile", compile)
     tolerance = None if tolerance is None else check_scalar("tolerance", tolerance, above=0)
-    batch_size = None if batch_size is None else check_count("batch_size", batch_size)
-    block_size = check_count("block_size", block_size)
     objective = Objective(forward, loss, error)
     model = unwrap(model)
     chosen = choose(model, parameters)
@@ -240,26 +233,23 @@ def local_energy(
     processes = Processes.of(split, where)
     seed = processes.same_seed(seed)
 
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    patterns = Patterns(
-        data, where, reader=objective.reader, dtype=dtype, resident=resident, channels_last=channels_last
-    )
-    subset = _check_subset(subset, patterns, batch_norm)
-    twin, copies = copy_to(model, where, chosen)
-    if channels_last:
-        twin.to(memory_format=torch.channels_last)
-    evaluation = Evaluation(
-        twin,
-        patterns,
+    evaluation, copies = prepare(
+        model,
+        chosen,
+        data,
+        where,
         objective,
-        batch_size=batch_size or patterns.largest or (128 if where.type == "cpu" else 512),
+        seed=seed,
+        batch_size=batch_size,
         block_size=block_size,
-        recompute=batch_norm == "recompute",
-        order=_shuffled(patterns.n_rows, stream(seed, ORDER)),
-        augment=augment,
+        batch_norm=batch_norm,
+        resident=resident,
         precision=precision,
-        compiled=_compiled(twin, compile) if compile else None,
+        channels_last=channels_last,
+        augment=augment,
+        compile=compile,
     )
+    subset = _check_subset(subset, evaluation.patterns, batch_norm)
     perturbation = Perturbation(chosen.values(), copies, stream(seed, NOISE))
     with torch.random.fork_rng([where] if where.type == "cuda" else []):  # a model that draws is refused
         sampling = Sampling(perturbation, evaluation, seed, n_samples, subset, common, antithetic, processes)
@@ -283,18 +273,6 @@ def local_energy(
         loss_std_error=deviation[1],
         provenance=Provenance.here(),
     )
-
-
-def _compiled(model: nn.Module, mode: bool | str) -> nn.Module:
-    try:
-        return torch.compile(model, mode=None if mode is True else mode)
-    except RuntimeError as error:  # an unknown mode
-        raise ValueError(f"compile must be True, False or a mode of torch.compile: {error}") from error
-
-
-def _shuffled(n: int | None, seed: np.random.SeedSequence) -> Tensor | None:
-    """The numbers from 0 to n − 1 in random order."""
-    return None if n is None else torch.from_numpy(np.random.default_rng(seed).permutation(n))
 
 
 def _check_draws(n_samples: int, antithetic: bool) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from bpflat.flatness.objective import Objective, Values, check_outputs, scores, 
 from bpflat.flatness.patterns import Patterns
 
 Augmentation = Callable[[Batch], Batch]
+Result = TypeVar("Result")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _PROBED = 32
 """Patterns that questions to the model itself are put to."""
@@ -100,7 +102,8 @@ class Evaluation:
         self.mean_weight = torch.ones(2, dtype=double)
 
     @contextlib.contextmanager
-    def _settings(self) -> Iterator[None]:
+    def settings(self) -> Iterator[None]:
+        """Compute without gradients, in the precision that is asked for."""
         # functions of the user's may switch gradients on, for forces or residuals, which inference mode forbids
         guard = torch.inference_mode if self.objective.is_torch_only else torch.no_grad
         with guard(), arithmetic(self.precision, self.patterns.device):
@@ -127,26 +130,20 @@ class Evaluation:
         """
         total, weights = self.zero.clone(), torch.zeros(2, dtype=torch.float64)
         kept: list[Tensor] = []
-        with self._settings():
+
+        def measure(batch: Batch) -> tuple[Values, Values | None] | None:
+            return self._of_batch(batch, sum(part.shape[1] for part in kept) if check else None)
+
+        with self.settings():
             if self.normed:
                 self._estimate_statistics(seed, check)
-            for block in self._blocks(seed, rows):
-                n_rows = row_count(block)
-                start, end = 0, 1 if n_rows is None else n_rows
-                while start < end:
-                    stop = min(start + self.batch_size, end)
-                    batch = self.patterns.slices(block, *(() if n_rows is None else (start, stop)))
-                    values = self._of_batch(batch, sum(part.shape[1] for part in kept) if check else None)
-                    if values is None:
-                        self._halve(n_rows is not None)
-                        continue
-                    batch_scores = scores(*values)
-                    total += batch_scores.sum(dim=1, dtype=total.dtype)
-                    start = stop
-                    if check:
-                        self.first = self.first if kept else self._sample(batch)
-                        kept.append(batch_scores)
-                        weights += total_weights(*values)
+            for batch, values in self.over_batches(measure, self._blocks(seed, rows)):
+                batch_scores = scores(*values)
+                total += batch_scores.sum(dim=1, dtype=total.dtype)
+                if check:
+                    self.first = self.first if kept else self._sample(batch)
+                    kept.append(batch_scores)
+                    weights += total_weights(*values)
         if check:
             if not kept:
                 raise ValueError("the data set is empty")
@@ -156,9 +153,42 @@ class Evaluation:
             self.mean_weight = (weights / self.scores.shape[1]).to(self.mean_weight)
         return total
 
+    def over_batches(
+        self, function: Callable[[Batch], Result | None], blocks: Iterable[Batch] | None = None
+    ) -> Iterator[tuple[Batch, Result]]:
+        """Batches on the device and what a function makes of them: None where memory runs out, and they are halved.
+
+        All patterns by default.
+        """
+        for block in self._blocks(0) if blocks is None else blocks:
+            n_rows = row_count(block)
+            start, end = 0, 1 if n_rows is None else n_rows
+            while start < end:
+                stop = min(start + self.batch_size, end)
+                batch = self.patterns.slices(block, *(() if n_rows is None else (start, stop)))
+                result = function(batch)
+                if result is None:
+                    self._halve(n_rows is not None)
+                else:
+                    start = stop
+                    yield batch, result
+
+    def energies(self) -> Iterator[Tensor]:
+        """Energies (N,) of all patterns, batch by batch: errors, or losses where there are none; within `settings`."""
+        if self.normed:
+            self._estimate_statistics(0, check=False)
+        for _, energies in self.over_batches(self._energies_of):
+            yield energies
+
+    def _energies_of(self, batch: Batch) -> Tensor | None:
+        try:
+            return self.objective.energies(self.called, clone(batch) if self.writes_data else batch)
+        except torch.cuda.OutOfMemoryError:
+            return None
+
     def observe(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """Tensors among the outputs, and scores (2, N), of a batch, which is left as it is."""
-        with self._settings():
+        with self.settings():
             given = clone(batch)
             outputs = self.objective.outputs(self.called, given)
             seen = [t.clone() for t in tensors(outputs)]  # CUDA graphs and functions of the user's may write over them
@@ -166,7 +196,7 @@ class Evaluation:
 
     def run_uncompiled(self, batch: Batch) -> None:
         """Send a batch through the model as torch's own operations, one by one."""
-        with self._settings():
+        with self.settings():
             self.objective.outputs(self.model, clone(batch))
 
     def _sample(self, batch: Batch) -> Batch:

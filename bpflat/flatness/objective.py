@@ -112,6 +112,12 @@ class Objective:
         losses = _values(self.loss(outputs, batch))
         return losses, None if self.error is None else _values(self.error(outputs, batch))
 
+    def energies(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Error of each pattern, summed over what it has of them, shape (N,); the loss where there is no error."""
+        outputs = self.outputs(model, batch)
+        measure = self.error or self.loss
+        return wrong(outputs, batch[1]).float() if measure is None else _values(measure(outputs, batch)).of_rows()
+
 
 def _values(returned: object) -> Values:
     return Values(*returned) if isinstance(returned, tuple) and len(returned) == 2 else Values(returned)
@@ -131,17 +137,25 @@ def total_weights(losses: Values, errors: Values | None) -> Tensor:
 
 
 def score(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Which patterns are wrong (N,), and the loss of each (N,): cross-entropy or, of one output, logistic.
+    """Which patterns are wrong (N,), and the loss of each (N,): cross-entropy or, of one output, logistic."""
+    if _single(outputs):
+        outputs = outputs.reshape(-1).float()
+        losses = F.softplus(torch.where(targets > 0, -outputs, outputs))
+    else:
+        losses = F.cross_entropy(outputs.float(), targets, reduction="none")
+    return wrong(outputs, targets), losses
+
+
+def wrong(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Which patterns are wrong (N,).
 
     Outputs that are not a number are wrong.  One output says class 1 where it is ≥ 0, as sign(0) = +1.
     """
     if _single(outputs):
-        outputs = outputs.reshape(-1).float()
-        positive = targets > 0
-        wrong = ((outputs >= 0) != positive) | outputs.isnan()
-        return wrong, F.softplus(torch.where(positive, -outputs, outputs))
+        outputs = outputs.reshape(-1)
+        return ((outputs >= 0) != (targets > 0)) | outputs.isnan()
     best, answer = outputs.max(dim=1)
-    return (answer != targets) | best.isnan(), F.cross_entropy(outputs.float(), targets, reduction="none")
+    return (answer != targets) | best.isnan()
 
 
 def _single(outputs: Tensor) -> bool:

@@ -228,6 +228,10 @@ class Patterns:
                 start, stop = int(part[0]), int(part[-1]) + 1
                 yield take(self.whole, slice(start, stop) if order is None else order[start:stop])
 
+    def reorder(self, order: Tensor) -> None:
+        """Put the patterns in another order for all passes to come, where `whole` can be cut; copies them."""
+        self.whole = take(self.whole, order)
+
     def slices(self, block: Batch, start: int | None = None, stop: int | None = None) -> Batch:
         """A block, or some rows of one that can be cut, on the device."""
         return self._move(block if start is None else take(block, slice(start, stop)))

@@ -225,6 +225,21 @@ CALLS = {
         flatness.local_energy,
         {**{name: FLATNESS[name] for name in ("model", "data", "sigmas")}, "subset": an.count(5).but("none", many=11)},
     ),
+    "flatness.local_entropy": (
+        flatness.local_entropy,
+        {
+            **{n: FLATNESS[n] for n in ("model", "data", "seed", "device", "parameters", "batch_norm", "batch_size")},
+            **{n: FLATNESS[n] for n in ("block_size", "resident", "precision", "progress")},
+            "sigmas": an.grid([1e-3, 2e-3]).but(zero=[0.0, 0.1]),
+            "scale": an.choice("multiplicative"),
+            "beta": an.number(2.0).but("none", zero=0.0),
+            "n_samples": an.count(100).but(few=10),
+            "n_chains": an.count(2).but(one=1),
+            "together": an.count(2).but("none"),
+            "max_temperatures": an.count(10).but(one=1),
+            "betas": an.grid([0.0, 1.0]).but("none"),
+        },
+    ),
     "flatness.fingerprint": (flatness.fingerprint, {"model": an.thing(_model).but("activation", **MODEL)}),
     "EntropySGD": (
         EntropySGD,

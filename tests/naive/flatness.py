@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -33,3 +34,41 @@ def rises(model, inputs, targets, sigma, noise, measure=error_and_loss):
         for name, p in model.named_parameters(remove_duplicate=False):
             p.copy_(before[name])
     return torch.tensor(found, dtype=torch.float64)
+
+
+def replica_exchange(energy, z, betas, n_sweeps, rng, normal, tries):
+    """Energies (C, n_sweeps, T) and final |z|² (C, n_sweeps) of states z[c][t], lists of numbers, changed in place.
+
+    Elliptical slice sampling (Murray, Adams & MacKay 2010, Fig. 2) of every state, then exchanges of even or odd
+    neighbours.  `rng` gives the uniform and exponential numbers, `normal()` a sample of the prior.
+    """
+    n_chains, n_betas = len(z), len(betas)
+    energies, norms = [], []
+    for sweep in range(n_sweeps):
+        exponential = rng.standard_exponential(n_chains * n_betas)
+        uniform = rng.random((n_chains * n_betas, tries))
+        for i in range(n_chains * n_betas):
+            c, t = divmod(i, n_betas)
+            nu = normal()
+            if betas[t] == 0:
+                z[c][t] = nu
+                continue
+            threshold = energy(z[c][t]) + exponential[i] / betas[t]
+            theta = 2 * math.pi * uniform[i, 0]
+            low, high = theta - 2 * math.pi, theta
+            for k in range(tries):
+                theta = low + uniform[i, k] * (high - low) if k else theta
+                proposal = [a * math.cos(theta) + b * math.sin(theta) for a, b in zip(z[c][t], nu, strict=True)]
+                if energy(proposal) <= threshold:
+                    z[c][t] = proposal
+                    break
+                low, high = (theta, high) if theta < 0 else (low, theta)
+        for t in range(sweep % 2, n_betas - 1, 2):
+            exponential = rng.standard_exponential(n_chains)
+            for c in range(n_chains):
+                gain = (betas[t + 1] - betas[t]) * (energy(z[c][t + 1]) - energy(z[c][t]))
+                if math.exp(-exponential[c]) < math.exp(min(gain, 0.0)):  # the former is uniform
+                    z[c][t], z[c][t + 1] = z[c][t + 1], z[c][t]
+        energies.append([[energy(state) for state in chain] for chain in z])
+        norms.append([sum(a * a for a in chain[-1]) for chain in z])
+    return np.swapaxes(energies, 0, 1), np.transpose(norms)
