@@ -13,7 +13,7 @@ SOURCE ?= $(FASHION_MNIST_DIR)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help fig1 fig6 figures test fuzz lint format bench data clean
+.PHONY: help fig1 fig6 figures docs test fuzz lint format bench data clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s  %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,10 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig3 --results figures/results/fig3 --row smallconvnet-cifar10
 	$(BIN)/python -m figures.fig7
 	$(BIN)/python -m figures.agreement
+
+docs: $(VENV)/.installed-docs  ## build the manual: build/docs/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q $(ARGS) docs build/docs
+	@echo "the manual: build/docs/index.html"
 
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
@@ -86,4 +90,9 @@ $(VENV)/.installed: $(VENV)/.created setup.cfg pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.created setup.cfg pyproject.toml
 	@echo "Installing bpflat and what its tests need into $(VENV); torch is large, this takes a minute or more"
 	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[test]"
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(VENV)/.created setup.cfg pyproject.toml
+	@echo "Installing bpflat and what its manual needs into $(VENV); torch is large, this takes a minute or more"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[docs]"
 	@touch $(VENV)/.installed $@

@@ -330,7 +330,7 @@ def check_n_samples(n_samples: int) -> int:
 
 
 def check_jobs(n_jobs: int) -> int:
-    """Return the number of processes as joblib reads it: from 1 on, or -1 for one a core, -2 for one less and so on."""
+    """Return the number of processes as joblib reads it: from 1 on, or -1 for one per core, -2 for one less, ..."""
     try:
         if n_jobs := check_count("n_jobs", n_jobs, at_least=-_MOST_PROCESSES, at_most=_MOST_PROCESSES):
             return n_jobs

@@ -39,7 +39,14 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple[Any,
 
     Examples
     --------
-    ``with optimizer.centre(), batchnorm_statistics(model, batches): error = evaluate(model)``
+    >>> import torch
+    >>> from bpflat.optim import batchnorm_statistics
+    >>> model = torch.nn.BatchNorm1d(3)
+    >>> inputs = 5 + torch.randn(64, 3)
+    >>> with batchnorm_statistics(model, inputs.split(16)):  # ``with optimizer.centre(), ...`` for a centre
+    ...     mean = model(inputs).mean()
+    >>> bool(mean.abs() < 0.01), bool(model(inputs).requires_grad)
+    (True, True)
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, not {shown(model)}")

@@ -80,6 +80,14 @@ def output_node(omega: ArrayLike, variance: ArrayLike, labels: ArrayLike) -> tup
     Notes
     -----
     With ``y = σω/√V``, φ the normal density and ``r = D φ(y)/Z``: ``g = σ r/√V`` and ``Γ = r (r + y)/V``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import output_node
+    >>> g, curvature, log_z = output_node(np.zeros((1, 3)), 1.0, [1])  # three signs that know nothing
+    >>> float(np.exp(log_z[0]).round(12))
+    0.5
     """
     omega = check_array("omega", omega, ("P", "K"))
     if omega.shape[1] % 2 == 0:
@@ -113,6 +121,17 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
     ------
     ValueError
         Even K, shapes that do not match, NaN or infinite entries, a pattern of zeros only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import make_nodes
+    >>> from bpflat.committee import predict
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> nodes = make_nodes(weights, patterns)
+    >>> nodes.hidden.shape, nodes.inputs.is_binary
+    ((3, 50), True)
     """
     weights = check_weights(weights, many=False)
     return Problem.of(weights, check_patterns(patterns, weights.shape[1], zero_rows=False))
@@ -134,7 +153,7 @@ def solve_nodes(
     Parameters
     ----------
     nodes : Problem
-        From `make_nodes`.
+        Reference and patterns, as `make_nodes` prepares them.
     labels : array_like, shape (P,)
         ±1.
     delta : float
@@ -146,7 +165,7 @@ def solve_nodes(
     start : Point, optional
         An earlier result for the same reference at a nearby Δ; else begin without messages.
     tolerance : float
-        Largest |change of ω|/√Δ and |change of V|/Δ that one more sweep may make; at most 1e-3.  log Z is stationary
+        Largest change of ω/√Δ and of V/Δ, in absolute value, by one more sweep; at most 1e-3.  log Z is stationary
         at the fixed point: its error is of second order in this.
     max_steps : int
         Newton steps before giving up.
@@ -161,6 +180,19 @@ def solve_nodes(
     ------
     ValueError
         Labels that do not match the nodes or are not ±1, numbers out of bounds, a start of other shapes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import make_nodes, solve_nodes
+    >>> from bpflat.committee import predict
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> nodes, labels = make_nodes(weights, patterns), predict(weights, patterns)
+    >>> point = solve_nodes(nodes, labels, delta=0.1)
+    >>> further = solve_nodes(nodes, labels, delta=0.2, start=point)
+    >>> point.converged, bool(further.phi < point.phi < 0)
+    (True, True)
     """
     if not isinstance(nodes, Problem):
         raise ValueError(f"nodes must come from make_nodes(weights, patterns), not be of type {type(nodes).__name__}")
@@ -227,6 +259,19 @@ def solve_edges(
     ------
     ValueError
         Even K, shapes that do not match, labels other than ±1, numbers out of bounds, NaN or infinite entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import make_nodes, solve_edges, solve_nodes
+    >>> from bpflat.committee import predict
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = predict(weights, patterns)
+    >>> edges = solve_edges(weights, patterns, labels, delta=0.1)
+    >>> nodes = solve_nodes(make_nodes(weights, patterns), labels, delta=0.1)
+    >>> abs(edges.log_z / nodes.log_z - 1) < 1e-8
+    True
     """
     weights = check_weights(weights, many=False)
     patterns = check_patterns(patterns, weights.shape[1], zero_rows=False)

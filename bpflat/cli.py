@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--n-train", type=int, help="bundled patterns to draw (default: as trained on, or 500)")
         command.add_argument("--data-seed", type=int, help="of that draw (default: as trained on, or 0)")
         command.add_argument("--seed", type=int, default=0, help="of what is sampled (default: 0)")
-        command.add_argument("--jobs", type=int, default=1, help="processes over references (-1: one a core)")
+        command.add_argument("--jobs", type=int, default=1, help="processes over references (-1: one per core)")
         _output_options(command)
         command.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
         return command

@@ -9,9 +9,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_flag, check_patterns, check_problem, check_weights
 
+__all__ = ["error", "fingerprint", "predict"]
+
 
 def fingerprint(weights: NDArray[np.float64]) -> str:
-    """Sixteen hexadecimal digits that tell one checked reference (K, N) from another; kept with what is measured."""
+    """Sixteen hexadecimal digits that tell one checked reference (K, N) from another; kept with what is measured.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.committee import fingerprint
+    >>> ones, zeros = np.ones((3, 5)), np.zeros((3, 5))
+    >>> fingerprint(ones) == fingerprint(ones.copy()), fingerprint(ones) == fingerprint(zeros)
+    (True, False)
+    """
     return hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]
 
 
@@ -73,6 +84,12 @@ def predict(weights: ArrayLike, patterns: ArrayLike) -> NDArray[np.int8]:
     ValueError
         Even K, wrong shapes, empty arrays, NaN or infinite entries, arrays of anything but real numbers: complex,
         bool, masked, of dates, records, objects or text; tensors that are sparse, elsewhere or require gradients.
+
+    Examples
+    --------
+    >>> from bpflat.committee import predict
+    >>> predict([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [[2.0, 1.0], [-1.0, -3.0]])
+    array([ 1, -1], dtype=int8)
     """
     weights = check_weights(weights)
     return answers(weights, check_patterns(patterns, weights.shape[-1]))
@@ -101,6 +118,13 @@ def error(
     ------
     ValueError
         Bad input as in `predict`, labels other than ±1, or `balanced` with a class missing.
+
+    Examples
+    --------
+    >>> from bpflat.committee import error
+    >>> patterns, labels = [[1.0], [2.0], [3.0], [-1.0]], [1, 1, -1, -1]
+    >>> error([[1.0]], patterns, labels), error([[1.0]], patterns, labels, balanced=True)
+    (0.25, 0.25)
     """
     weights, patterns, labels = check_problem(weights, patterns, labels)
     balanced = check_flag("balanced", balanced)

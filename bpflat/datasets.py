@@ -95,6 +95,7 @@ def load_reduced_fashion_mnist(
 
     Examples
     --------
+    >>> from bpflat import load_reduced_fashion_mnist
     >>> data = load_reduced_fashion_mnist(500)
     >>> data.train_patterns.shape, data.test_patterns.shape
     ((500, 784), (677, 784))

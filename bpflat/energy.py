@@ -54,7 +54,7 @@ def local_energy(
         ``σ² Σ_i w_ki² x_i² / N``, and their majority is a Poisson-binomial sum.  It needs neither `n_samples`
         nor `seed`; `std_error` and `n_samples` of its result are 0.
     n_jobs : int
-        Processes over which the references are spread, as in joblib (−1: one a core).
+        Processes over which the references are spread, as in joblib (−1: one per core).
 
     Returns
     -------
@@ -76,6 +76,7 @@ def local_energy(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from bpflat import committee, local_energy
     >>> rng = np.random.default_rng(0)
     >>> patterns = rng.choice([-1.0, 1.0], size=(50, 101))

@@ -91,19 +91,19 @@ def local_entropy(
         "mcmc" takes about twice as long for all of them.
     prior_scale : array_like, shape (K, N) or that of weights, or "multiplicative", optional
         Scales s ≥ 0 of the prior, ``w' = w + √Δ s⊙z`` with z standard normal, in the units of weights as given;
-        "multiplicative" is s = |w|, the noise of eq. 4 with σ = √Δ.  By default s is the root mean square of the
+        "multiplicative" is ``s = |w|``, the noise of eq. 4 with σ = √Δ.  By default s is the root mean square of the
         weights of a hidden unit, ``|w_k|/√N``: the prior N(w, Δ) of rows with norm √N.  Weights with s = 0 stay.
     seed : int, optional
-        For "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
+        Seed of "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
     tolerance : float
-        Of the fixed point (see `bpflat.bp.solve_nodes`), at most 1e-3: Φ is good to about its square.
+        Tolerance of the fixed point (see `bpflat.bp.solve_nodes`), at most 1e-3: Φ is good to about its square.
     n_samples, n_chains : int
-        For "mcmc": sweeps of a chain and number of chains (see `bpflat.estimators.monte_carlo`).
+        Sweeps of a chain of "mcmc", and number of chains (see `bpflat.estimators.monte_carlo`).
     n_jobs : int
-        Worker processes over the references, as in joblib (-1: one a core), but not on a GPU; for "mcmc" with one
+        Worker processes over the references, as in joblib (-1: one per core), but not on a GPU; for "mcmc" with one
         reference, over its chains.  Results agree to rounding.
     device : str, optional
-        For "bp" and "ep": solve references together through torch, on "cuda" or "cpu"; the results are the same to
+        Solve references of "bp" and "ep" together through torch, on "cuda" or "cpu"; the results are the same to
         the square of `tolerance`.  For tens of references and more.
     progress : bool
         Show a bar over the references on stderr.
@@ -135,6 +135,19 @@ def local_entropy(
     References
     ----------
     Pittorino et al., Entropic gradient descent algorithms and wide flat minima, ICLR 2021, eq. 3 and Appendix B.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_entropy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
+    >>> curve.phi.shape, bool(curve.converged.all())
+    ((2,), True)
+    >>> bool(curve.phi[1] < curve.phi[0] < 0)  # the farther from a solution, the smaller the fraction of solutions
+    True
     """
     method = check_choice("method", method, METHODS)
     if deltas is not None and distances is not None:

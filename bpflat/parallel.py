@@ -32,9 +32,9 @@ def over_processes(
     calls : iterable of tuple
         Positional arguments of each call.
     n_jobs : int
-        Processes, as in joblib: 1 is this process, -1 one a core.
+        Processes, as in joblib: 1 is this process, -1 one per core.
     **options
-        Of `joblib.Parallel`, such as ``return_as="generator_unordered"``.
+        Options of `joblib.Parallel`, such as ``return_as="generator_unordered"``.
 
     Returns
     -------

@@ -34,7 +34,7 @@ def _check_together(fields: Mapping[str, Any], *names: str) -> None:
 
 
 class Curves(StoredResult, ABC):
-    """Base of results that are curves with standard errors, one a reference."""
+    """Base of results that are curves with standard errors, one per reference."""
 
     _labels: ClassVar[tuple[str, str]]  # of the two axes
 
@@ -43,7 +43,7 @@ class Curves(StoredResult, ABC):
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
-        """Draw one curve a reference, with standard errors where there are some.
+        """Draw one curve per reference, with standard errors where there are some.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class LocalEntropyCurve(Curves):
     reference : str or ndarray of str, shape (R,)
         `bpflat.committee.fingerprint` of the weights as given.
     scale : str
-        Scales s of the prior: "isotropic", "multiplicative" (s = |w|), or "given" as an array.
+        Scales s of the prior: "isotropic", "multiplicative" (``s = |w|``), or "given" as an array.
     n_weights : int or ndarray of int, shape (R,), optional
         Perturbed weights n, those with s > 0; None in files of version 0.1.
     betas : ndarray, shape (B,), optional
@@ -144,6 +144,20 @@ class LocalEntropyCurve(Curves):
     log_mean_exp, log_mean_exp_error, mean_errors : ndarray, shape (D, B) or (R, D, B), optional
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_entropy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
+    >>> curve.method, curve.measure, curve.train_error
+    ('bp', 'count', 0.0)
+    >>> curve.save("curve.npz")  # doctest: +SKIP
+    >>> LocalEntropyCurve.load("curve.npz") == curve  # doctest: +SKIP
+    True
     """
 
     kind = "local-entropy"
@@ -244,6 +258,18 @@ class LocalEnergyProfile(Curves):
         Standard error of `delta_loss`.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_energy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> profile = local_energy(weights, patterns, labels, sigmas=[0.0, 0.5], method="exact")
+    >>> profile.delta_error.shape, float(profile.delta_error[0])
+    ((2,), 0.0)
+    >>> profile.plot().figure.savefig("profile.png")  # doctest: +SKIP
     """
 
     kind = "local-energy"

@@ -151,7 +151,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, help=f"{BFLOAT16} (default: the preset's)")
     parser.add_argument("--seeds", type=int, default=1, help="networks of each kind (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 
 def grid_from(arguments: argparse.Namespace) -> Grid:

@@ -112,7 +112,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-loss", type=float, metavar="NATS", help="end runs when the training loss is lower")
     parser.add_argument("--bfloat16", action="store_true", help=BFLOAT16)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one per core)")
 
 
 def make(arguments: argparse.Namespace) -> Output:

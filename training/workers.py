@@ -75,7 +75,7 @@ def carry_out(
     tasks : iterable of Task
         Those that come first are started first.
     n_jobs : int
-        Processes of this machine, as in joblib: 1 is this process, -1 one a core; several have one BLAS thread each.
+        Processes of this machine, as in joblib: 1 is this process, -1 one per core; several have one BLAS thread each.
     scheduler : str, optional
         Address of a Dask scheduler, such as ``tcp://host:8786``, whose workers take the tasks instead.
     bar : str, optional
@@ -165,7 +165,7 @@ def _package(function: Callable) -> str:
 def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
     """Add --jobs, --chunk and --scheduler, which say who does the work of a sweep."""
     p.add_argument(
-        "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one a core)"
+        "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one per core)"
     )
     p.add_argument("--chunk", type=int, metavar="N", help="train N restarts a task, to spread them (default: all)")
     p.add_argument(

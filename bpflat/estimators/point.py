@@ -34,6 +34,17 @@ class Point:
         Mean number of training errors per weight at a finite cost, which Φ does not charge; else 0.
     std_error : float
         Standard error of `phi`; NaN for methods that do not sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import make_nodes, solve_nodes
+    >>> from bpflat.committee import predict
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> point = solve_nodes(make_nodes(weights, patterns), predict(weights, patterns), delta=0.1)
+    >>> point.converged, bool(0.04 < point.distance < 0.05), bool(point.phi < 0)
+    (True, True, True)
     """
 
     delta: float

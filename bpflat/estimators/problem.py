@@ -91,6 +91,17 @@ class Problem:
     floor : array, shape (..., K, P), or float
         What is added to the cavity variances of pre-activations that no perturbed weight enters, which are ±1: so
         little that their signs are certain.  Else 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat.bp import make_nodes
+    >>> from bpflat.committee import predict
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> problem = make_nodes(weights, patterns)
+    >>> int(problem.n_weights), problem.hidden.shape
+    (303, (3, 50))
     """
 
     inputs: Inputs

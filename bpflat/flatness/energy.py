@@ -119,7 +119,7 @@ def local_energy(
     subset : int, optional
         Measure each draw on as many patterns, drawn for it at random without repetition, against w on the same ones.
         No bias, and the standard error holds both.  Where draws of z differ by more than the patterns do, which is the
-        rule with thousands of patterns, the same standard error takes many times fewer evaluations: see the README.
+        rule with thousands of patterns, the same standard error takes many times fewer evaluations.
         Data that are streamed cannot be drawn from.
     common : bool
         Use the same draws z for every σ.  The points are then correlated, the curve is smooth, differences between
@@ -186,14 +186,15 @@ def local_energy(
     Memory beyond data and activations: twice the weights, for the copy and the noise; once more on the device where the
     model lies on another.  The noise takes 4 bytes for each perturbed parameter, 8 where one of them is of float64.
 
-    Lower precision turns round outputs near ties, at w and at w + σ z⊙w alike, and leaves δE an error of second order:
-    see the README for a measurement.
+    Lower precision turns round outputs near ties, at w and at w + σ z⊙w alike, and leaves δE an error of second order.
 
     Errors are counted exactly; losses are added in float64, so they are the same for every batch size to rounding.
     A single pattern whose two best outputs are equal to rounding may still flip with the batch size.
 
     Examples
     --------
+    >>> import torch
+    >>> from bpflat.flatness import local_energy
     >>> model = torch.nn.Linear(20, 3)
     >>> inputs = torch.randn(200, 20)
     >>> profile = local_energy(model, (inputs, model(inputs).argmax(1)), [0.1, 0.5], n_samples=20, seed=0)

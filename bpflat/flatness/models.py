@@ -154,7 +154,18 @@ def copy_to(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Sixteen hexadecimal digits that tell one model's parameters and buffers from another's."""
+    """Sixteen hexadecimal digits that tell one model's parameters and buffers from another's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from bpflat.flatness import fingerprint
+    >>> model = torch.nn.Linear(3, 2)
+    >>> before = fingerprint(model)
+    >>> _ = torch.nn.init.zeros_(model.bias)
+    >>> before == fingerprint(model)
+    False
+    """
     digest = hashlib.sha256()
     model = unwrap(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

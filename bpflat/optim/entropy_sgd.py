@@ -262,7 +262,7 @@ class EntropySGD(Wrapper):
     def centre(self) -> Iterator[None]:
         """Within the block the parameters hold w; afterwards what they held before, bit for bit.
 
-        To evaluate or to save w.  No step may be taken inside.  BatchNorm: see the notes of the class.
+        This is for evaluating or saving w.  No step may be taken inside.  BatchNorm: see the notes of the class.
         """
         self._require_outside_centre("centre()")
         with self._exchanged(parameters(self.outer), {p: self.state[p]["w"] for p in self._joined}):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from bpflat.arguments import check_scalar
 
+__all__ = ["Constant", "Cosine", "Exponential"]
+
 _LARGEST_EXPONENT = 200.0  # e^200 times a γ₀ of 1e100 is still a number
 
 
@@ -22,6 +24,13 @@ class Constant:
     ----------
     gamma : float
         Coupling, at least 0 and finite, else ValueError.
+
+    Examples
+    --------
+    >>> from bpflat.optim import focusing
+    >>> schedule = focusing.Constant(0.1)
+    >>> schedule(0), schedule(50)
+    (0.1, 0.1)
     """
 
     gamma: float
@@ -43,6 +52,13 @@ class Exponential:
     ----------
     gamma0, gamma1 : float
         First coupling γ₀ and its growth γ₁ an epoch, at least 0 and finite, else ValueError.
+
+    Examples
+    --------
+    >>> from bpflat.optim import focusing
+    >>> schedule = focusing.Exponential.over(0.01, epochs=100, factor=10)
+    >>> round(schedule(0), 6), round(schedule(50), 6), round(schedule(100), 6)
+    (0.01, 0.031623, 0.1)
     """
 
     gamma0: float
@@ -88,6 +104,13 @@ class Cosine:
         Last coupling, at least 0 and finite, else ValueError.
     epochs : float
         τ_tot, positive, else ValueError.
+
+    Examples
+    --------
+    >>> from bpflat.optim import focusing
+    >>> schedule = focusing.Cosine(gamma_max=0.2, epochs=100)
+    >>> schedule(0), round(schedule(50), 6), schedule(100)
+    (0.0, 0.1, 0.2)
     """
 
     gamma_max: float

@@ -263,7 +263,7 @@ class ReplicatedSGD(Wrapper):
     def centre(self, models: Sequence[nn.Module] | None = None) -> Iterator[None]:
         """Within the block the first replica of this process holds w̄; afterwards its own weights, bit for bit.
 
-        To evaluate or to save the centre.  No step may be taken inside.  All processes of the group must enter.
+        This is for evaluating or saving the centre.  No step may be taken inside.  All processes must enter.
 
         Parameters
         ----------

@@ -31,6 +31,14 @@ def attraction_limit(K: int, momentum: float = 0.0, dampening: float = 0.0, nest
     -------
     float
         ``2 (1 + μ^K) / (n (1 + μ^K) + c S (1 − δ))``: 2 for plain SGD, 0.37 for K = 10 and Nesterov's μ = 0.9.
+
+    Examples
+    --------
+    >>> from bpflat.optim import attraction_limit
+    >>> attraction_limit(K=10)
+    2.0
+    >>> round(attraction_limit(K=10, momentum=0.9, nesterov=True), 2)
+    0.37
     """
     decay = momentum**K
     steps = K if momentum == 1 else (1 - decay) / (1 - momentum)

@@ -199,7 +199,7 @@ def gradients_replaced(params: list[Tensor], gradients: dict[Tensor, Tensor]) ->
 
 
 def flat_views(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Zeroed flat buffers, one a device and dtype, and views of them in the shapes and strides of `tensors`."""
+    """Zeroed flat buffers, one per device and dtype, and views of them in the shapes and strides of `tensors`."""
     layouts: dict[tuple[torch.device, torch.dtype], list[tuple[int, int]]] = defaultdict(list)
     sizes: dict[tuple[torch.device, torch.dtype], int] = defaultdict(int)
     for index, tensor in enumerate(tensors):

@@ -40,6 +40,13 @@ class Volume(StoredResult):
         False beyond capacity, and where the equations were not solved to 1e-8.
     weights, labels, machine : str
     kappa : float
+
+    Examples
+    --------
+    >>> from bpflat import theory
+    >>> found = theory.volume([0.5, 2.5])
+    >>> found.converged.tolist(), found.weights  # beyond capacity there is no solution
+    ([True, False], 'spherical')
     """
 
     kind = "theory-volume"
@@ -94,6 +101,13 @@ class TheoryCurve(Curves):
         Patterns per weight.
     weights, reference, machine : str
     kappa, reference_kappa : float
+
+    Examples
+    --------
+    >>> from bpflat import theory
+    >>> curve = theory.local_entropy(1.0, [0.05, 0.25])
+    >>> curve.phi.shape, bool((curve.phi < 0).all())
+    ((2,), True)
     """
 
     kind = "theory-curve"

@@ -30,7 +30,7 @@ def local_entropy(
     The log fraction of the shell at distance d from the reference w̃ that solves the patterns which w̃ solves: the
     potential of Franz and Parisi, as Huang and Kabashima (2014) have it for binary weights.  References w̃ have the
     overlap q₀ with one another and q̂₀ conjugate to it (both 0 for a teacher); w' has p with its own reference, r with
-    the others, q with other w', and V = |w'|² − q.  With the ⟨ln H⟩ of `bpflat.theory.patterns.perceptron` for E,
+    the others, q with other w', and ``V = |w'|² − q``.  With the ⟨ln H⟩ of `bpflat.theory.patterns.perceptron` for E::
 
         real, w' = w̃ + u, |u|² = D = 2d
             Φ = ½ ln(V/D) + (D − V − S)/2V + α E
@@ -65,8 +65,8 @@ def local_entropy(
     -------
     TheoryCurve
         `phi` by quadrature good to 1e-8, with the estimated error.  Where α is beyond the capacity of the reference, or
-        the equations have no solution with q < |w'|², as in shells of binary weights beyond their own capacity (very
-        small d among them), it is NaN and `converged` False.
+        the equations have no solution with ``q < |w'|²``, as in shells of binary weights beyond their own capacity
+        (very small d among them), it is NaN and `converged` False.
 
     Raises
     ------

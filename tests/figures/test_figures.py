@@ -229,7 +229,7 @@ class TestEstimators:
         assert (tmp_path / "estimators.pdf").stat().st_size > 1000
 
     def test_bias_of_belief_propagation(self, curves):
-        """What the README says: how many times too low both are at most, from d = 0.05 on."""
+        """What the manual says: how many times too low both are at most, from d = 0.05 on."""
         named = {
             "bp": {"sgd-fast": 1.85, "sgd-slow": 1.65, "rsgd-fast": 1.56},
             "ep": {"sgd-fast": 1.04, "sgd-slow": 1.25, "rsgd-fast": 1.34},

@@ -38,7 +38,7 @@ class Inner(NamedTuple):
 def descent(
     problem: Problem, protocol: Protocol, n_restarts: int, generators: list[torch.Generator]
 ) -> SpanDescent | InputDescent:
-    """Choose the form that `problem` is made for; `generators`, one a machine, drop inputs."""
+    """Choose the form that `problem` is made for; `generators`, one per machine, drop inputs."""
     if problem.span is not None:
         return SpanDescent(problem, protocol)
     return InputDescent(problem, protocol, n_restarts, generators)

@@ -24,7 +24,7 @@ OVERSHOT = "its pull would pass 1"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedMinima(StoredResult):
-    """Minima of one protocol, one a restart.
+    """Minima of one protocol, one per restart.
 
     Attributes
     ----------

@@ -1,0 +1,334 @@
+"""Every number in the text of the README and the manual follows from a stored result.
+
+Each claim is a piece of text with its numbers put in from the results; the page must contain it, and no other measured
+number.  Where results change, a failing test shows the sentence as it is to be.
+"""
+
+import csv
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from figures.draw.tables import interval_text
+from figures.draws import values_of
+from figures.measure.experiment import WITH_DROPOUT
+from figures.measure.statistics import paired_difference
+from figures.measure.study import load, of
+from tests.house.pages import PAGES, prose
+from tests.stored import RESULTS
+
+ENTROPIC = ("rSGD fast", "rSGD slow", "eSGD")
+
+
+def tables(path):
+    """Tables of a stored file in Markdown: lists of rows, each a dictionary by the heads of the columns."""
+    found, head = [], None
+    for line in (RESULTS / path).read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else None
+        if cells is None:
+            head = None
+        elif head is None:
+            head = cells
+            found.append([])
+        elif not set(line) <= set("| -"):
+            found[-1].append(dict(zip(head, cells, strict=True)))
+    return found
+
+
+def row(rows, **cells):
+    """The one row that has these cells."""
+    (match,) = (r for r in rows if all(r[name.replace("_", " ")] == value for name, value in cells.items()))
+    return match
+
+
+def number(text):
+    """The first number of a cell."""
+    return float(re.match(r"[+−-]?[\d,.]+", text)[0].replace("−", "-").replace(",", ""))
+
+
+def bracketed(text):
+    """A correlation without its p-value."""
+    return text.partition(",  p")[0].partition(", p")[0]
+
+
+def records(path):
+    with open(RESULTS / path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- what is claimed ----------------------------------------------------------------------------
+
+
+def fig1():
+    """Fig. 1 at full size, algorithm by algorithm."""
+    (measures, _) = tables("fig1-paper/fig1.md")
+    by_name = {r["algorithm"]: r for r in measures}
+    errors = {name: number(r["test error, %"]) for name, r in by_name.items()}
+    balanced = {name: number(r["balanced, %"]) for name, r in by_name.items()}
+    solved = {name: number(r["zero errors"]) for name, r in by_name.items()}
+    spread = {name: number(r["test error, %"].partition("± ")[2]) for name, r in by_name.items()}
+    entropic = [errors[name] for name in ENTROPIC]
+    step = errors["SGD slow"] - np.mean(entropic)
+    step_error = np.hypot(spread["SGD slow"], np.sqrt(sum(spread[name] ** 2 for name in ENTROPIC)) / len(ENTROPIC))
+    others = sorted(balanced[name] for name in ENTROPIC if name != "rSGD slow")
+    left = {name: 50 - int(count) for name, count in solved.items()}
+    assert left["SGD fast"] == left["rSGD slow"] == 0
+    return {
+        "README.md": [f"SGD fast ({errors['SGD fast']:.1f} %) to slow ({errors['SGD slow']:.1f} %)"],
+        "docs/results.md": [
+            f"{left['SGD slow']} restarts of SGD slow keep one or two training errors",
+            f"{left['rSGD fast']} of rSGD fast and {left['eSGD']} of eSGD with one or two errors",
+            f"from SGD fast ({errors['SGD fast']:.1f} %) to SGD slow ({errors['SGD slow']:.1f} %)",
+            f"entropic algorithms ({min(entropic):.1f} to {max(entropic):.1f} %)",
+            f"the last step is small, {step:.2f} ± {step_error:.2f} %",
+            f"{balanced['rSGD slow']:.1f} % for rSGD slow against {others[0]:.1f} to {others[1]:.1f} % for the others",
+        ],
+        "docs/conventions.md": [
+            f"{solved['rSGD fast']:.0f} and {solved['rSGD slow']:.0f} of the 50 restarts",
+            f"keeps an error ({100 * left['SGD slow'] / 50:.0f} % of them, a third in the study)",
+        ],
+    }
+
+
+def draws():
+    """Test errors on several draws of the patterns."""
+    studied = load(RESULTS / "conventions")
+    values = {sampling: values_of(found)["test_error"] for sampling, found in studied.items()}
+
+    def difference(sampling, first, second):
+        return interval_text(paired_difference(values[sampling][first], values[sampling][second]), ".2f")
+
+    def pair(first, second):
+        return (difference(sampling, first, second) for sampling in ("natural", "balanced"))
+
+    worse = [np.mean(v["sgd-fast"], axis=1) > np.mean(v["sgd-slow"], axis=1) for v in values.values()]
+    differences, correlations, _ = tables("conventions/draws.md")
+    flatter = [
+        row(differences, patterns=sampling, difference="rSGD slow − rSGD fast")["flatter by Φ(0.25) in"]
+        for sampling in values
+    ]
+    inside = {r["minima of"]: r["test error"] for r in correlations if r["patterns"] == "natural"}
+    (balanced,) = (
+        r["balanced test error"]
+        for r in correlations
+        if (r["patterns"], r["minima of"]) == ("balanced", "all but SGD fast")
+    )
+    fast, slow, esgd = pair("sgd-fast", "sgd-slow"), pair("rsgd-slow", "rsgd-fast"), pair("sgd-slow", "esgd")
+    sizes = " and ".join(f"{len(found)} {sampling}" for sampling, found in studied.items())
+    return {
+        "docs/results.md": [
+            f"Three restarts of each algorithm on {sizes} draws of the patterns",
+            f"by {next(fast)} % on natural draws and {next(fast)} % on balanced ones, "
+            f"on {np.sum(worse)} of {np.size(worse)} draws",
+            f"by Φ(0.25) on {flatter[0].removesuffix(' draws')} natural and {flatter[1].removesuffix(' draws')} "
+            f"balanced draws, and its test error differs from that of rSGD fast by {next(slow)} % and {next(slow)} %",
+            f"Nor do SGD slow and eSGD differ ({next(esgd)} % and {next(esgd)} %)",
+            f"is {inside['all five']} over all five algorithms (natural draws), and {inside['all but SGD fast']} "
+            "without SGD fast",
+            f"(correlation {balanced} without SGD fast)",
+        ],
+    }
+
+
+def conventions():
+    """What the start and the pull of replicas decide."""
+    endings, _, _ = tables("conventions/conventions.md")
+    studied = load(RESULTS / "conventions")
+    readings = [f"rsgd-{speed}-independent-eta-B-gamma" for speed in ("slow", "fast")]
+    excess = [
+        interval_text(paired_difference(*(of(draws, "test_error", reading) for reading in readings)), ".2f")
+        for draws in studied.values()
+    ]
+    left = [100 * draw.train_error[draw.reading == readings[0]] for draw in studied["natural"]]
+    (worst,) = (errors for errors in left if errors.min() > 1)
+    frozen = np.concatenate(
+        [d.train_error[d.reading == "rsgd-fast-independent-eta-gamma"] > 0 for d in studied["natural"]]
+    )
+
+    def overlap(algorithm, start):
+        cells = {"patterns": "natural", "algorithm": algorithm, "gradient": "sum", "start": start}
+        return number(row(endings, **cells, pull_or_step="ηBγ")["row overlap"])
+
+    apart, equal = ([overlap(name, start) for name in ENTROPIC[:2]] for start in ("independent", "equal"))
+    return {
+        "docs/conventions.md": [
+            f"overlap by {apart[0]:.2f} (rSGD fast) and {apart[1]:.2f} (rSGD slow) "
+            f"instead of {equal[0]:.2f} and {equal[1]:.2f} on natural draws",
+            f"by {excess[0]} % on natural draws and {excess[1]} % on balanced ones, and on one natural draw all its "
+            f"restarts end with {worst.min():.0f} to {worst.max():.0f} % of training errors",
+            f"freeze with errors in {np.sum(frozen)} of {frozen.size} restarts",
+        ]
+    }
+
+
+def estimators():
+    """Belief and expectation propagation over Monte Carlo."""
+    phi, error, last = {}, {}, 0.15
+    for r in records("estimators/estimators.csv"):  # distances, the same for all methods, rise to the last
+        phi.setdefault((r["protocol"], r["method"]), []).append(float(r["phi"]))
+        error.setdefault((r["protocol"], r["method"]), []).append(float(r["std_error"]))
+        assert float(r["distance"]) < 1.01 * last
+
+    def ratios(protocol, method):
+        sampled, errors = (np.array(values[protocol, "mcmc"]) for values in (phi, error))
+        return (np.array(phi[protocol, method]) / sampled)[np.abs(sampled) > 5 * errors]  # as in the picture
+
+    bp = [ratios(name, "bp").max() for name in ("sgd-fast", "sgd-slow", "rsgd-fast")]
+    off = np.abs(ratios("sgd-fast", "ep") - 1).max()
+    far = [ratios(name, "ep")[-1] - 1 for name in ("sgd-slow", "rsgd-fast")]
+    return {
+        "docs/measures.md": [
+            f"up to {bp[0]:.2f} times too low around the SGD-fast minimum, {bp[1]:.2f} times around SGD slow's and "
+            f"{bp[2]:.2f} times around rSGD fast's",
+            f"within {100 * off:.0f} % around SGD fast, but {100 * far[0]:.0f} and {100 * far[1]:.0f} % too "
+            f"low around SGD slow and rSGD fast at d = {last}",
+        ]
+    }
+
+
+def meaning():
+    """What a distance and a Φ mean."""
+    cosines = [1 / np.sqrt(1 + 2 * d) for d in (0.05, 0.25, 1)]
+    return {
+        "docs/measures.md": [
+            f"({cosines[0]:.2f}, {cosines[1]:.2f} and {cosines[2]:.2f} at $d$ = 0.05, 0.25 and 1)",
+            f"A Φ of −0.003 with $n = {9 * 784}$ weights means that a fraction $e^{{-{0.003 * 9 * 784:.0f}}}$",
+        ]
+    }
+
+
+def dropout():
+    """Fig. 6."""
+    measures, _ = tables("fig6-paper/fig6.md")
+    errors = [number(r["test error, %"]) for r in measures]
+    unsolved = sum(50 - int(number(r["zero errors"])) for r in measures)
+    assert unsolved == 1
+    return {
+        "README.md": [f"test errors from {errors[0]:.1f} to {errors[-1]:.1f} %"],
+        "docs/results.md": [
+            f"One of {50 * len(measures)} restarts reached the cap of {WITH_DROPOUT[0].max_epochs:,} epochs"
+        ],
+    }
+
+
+def agreement():
+    """Φ against δE."""
+    (correlations,) = tables("agreement/agreement.md")
+    near, phi, rise, phi_balanced, rise_balanced = correlations
+    dropouts, flat = "SGD fast with dropout (250)", "without SGD fast (200)"
+    within = next(name for name in near if name.startswith("within"))
+
+    def size(r, column):
+        return f"{abs(number(r[column])):.2f}"
+
+    return {
+        "README.md": [f"rank correlation −{size(near, 'all (450)')} over 450 minima"],
+        "docs/results.md": [
+            f"(rank correlation of −Φ and δE {size(near, 'all (450)')}, within an algorithm {size(near, within)})",
+            f"for SGD fast with dropout ({size(phi, dropouts)} and {size(rise, dropouts)}), and hardly among the four "
+            f"other algorithms of Fig. 1 ({size(phi, flat)} and {size(rise, flat)}; the balanced one "
+            f"{size(phi_balanced, flat)} and {size(rise_balanced, flat)})",
+        ],
+    }
+
+
+def table1():
+    """Test errors of the cell of Table 1 that was trained."""
+    cells, _ = tables("table1/table1.md")
+    rescaled = "older recipe; γ × 100"
+
+    def error(algorithm, departures="older recipe"):
+        return f"{row(cells, algorithm=algorithm, departures_from_the_recipe=departures)['test error (%)']} %"
+
+    return {
+        "docs/results-deep.md": [
+            f"{error('Baseline', '')} (baseline) and {error('eSGD')} (eSGD)",
+            f"{error('rSGD')} (rSGD) and {error('rSGD×y')} (rSGD×y)",
+            f"they are {error('rSGD', rescaled)} and {error('rSGD×y', rescaled)}",
+        ]
+    }
+
+
+def fig3():
+    """Local energy at the end of the training."""
+    last = {}
+    for r in records("fig3/fig3.csv"):  # epochs rise
+        if float(r["sigma"]) == 0.5:
+            last[r["column"]] = r
+    rises = {c: f"{float(r['delta_error (%)']):.1f} ± {float(r['standard error (%)']):.1f} %" for c, r in last.items()}
+    errors = [f"{float(last[c]['test error (%)']):.1f}" for c in ("baseline", "esgd", "rsgd", "rsgd-y")]
+    return {
+        "docs/results-deep.md": [
+            f"δE(0.5) is {rises['baseline']} for SGD, {rises['esgd']} for eSGD, {rises['rsgd']} for rSGD "
+            f"and {rises['rsgd-y']} for rSGD×y",
+            f"{', '.join(errors[:3])} and {errors[3]} % are equal",
+        ]
+    }
+
+
+def fig7():
+    """Local energy against test error."""
+    (correlations,) = tables("fig7/fig7.md")
+    at = {r["coefficient"]: r["σ = 0.5"] for r in correlations}
+    r, in_batch = (bracketed(at[name]).replace("+", "") for name in ("Pearson r", "ρ, equal batch size"))
+    in_dropout, in_decay = (
+        bracketed(at[f"ρ, equal {name}"]).partition(" [")[0] for name in ("dropout", "weight decay")
+    )
+    networks = {(n["name"], n["fitted"]) for n in records("fig7/fig7.csv")}
+    fitted = sum(fits == "True" for _, fits in networks)
+    return {
+        "README.md": [f"(r = 0.90) | not of {fitted} small nets: r = {r}"],  # the first is the paper's
+        "docs/results-deep.md": [
+            f"Fig. 7, {len(networks)} VGG-like networks",
+            f"Over the {fitted} others, δE(0.5) does not predict the test error: r = {r}, where the paper has 0.90",
+            f"rank correlation is {in_batch}",
+            f"give {in_dropout.replace('+', '')} and {in_decay})",
+        ],
+    }
+
+
+CLAIMS: tuple[Callable[[], dict[str, list[str]]], ...] = (
+    fig1,
+    draws,
+    conventions,
+    estimators,
+    meaning,
+    dropout,
+    agreement,
+    table1,
+    fig3,
+    fig7,
+)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_page_says_what_was_measured(claim):
+    for page, pieces in claim().items():
+        for piece in pieces:
+            assert piece in prose(page)
+
+
+# --- and nothing else ---------------------------------------------------------------------------
+
+NOT_MEASURED = (
+    r"`[^`]*`|\$[^$]*\$",  # code and formulas
+    r"\]\([^)]*\)(\{width=\d+%\})?",
+    r"Python 3\.10|version 0\.1|[Aa]ppendix [A-C]\.\d|\b[B]\.1\b",
+    r"(Φ|δE)\((0\.\d+)\)|[dpΔ] = [\d.]+",  # arguments
+    r"95 %",  # confidence
+    r"±1\b|Apache-2\.0",
+    r"−0\.01|α = 0\.75",  # of the paper
+)
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if not name.startswith("docs/api")])
+def test_no_number_without_a_result(page):
+    text = prose(page)
+    for claim in CLAIMS:
+        for piece in claim().get(page, []):
+            text = text.replace(piece, "")
+    for known in NOT_MEASURED:
+        text = re.sub(known, "", text)
+    assert not re.findall(r".{0,40}(?:\d\.\d|±|\d ?%).{0,10}", text)
