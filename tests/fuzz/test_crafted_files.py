@@ -58,7 +58,7 @@ def test_one_line_each(tmp_path):
         ("cumulants.npz", "mean_errors", lambda errors: errors[:, :, 0], "mean_errors must be floats"),
         ("cumulants.npz", "n_weights", lambda n: n / 2, "n_weights must be integers"),
         ("theory.npz", "alpha", lambda _: [0.5, 0.5], "alpha must be numbers, a single one"),
-        ("volume.npz", "phi", lambda phi: phi[1:], "overlap must be floats"),
+        ("volume.npz", "phi", lambda phi: phi[1:], "phi must be floats"),
         ("profile.npz", "sigma", lambda sigma: sigma * np.nan, "sigma must be finite"),
         ("run.npz", "curves", lambda curves: curves[:1], "curves must have 2 lines"),
         ("run.npz", "curves", lambda curves: curves[:, 1:-1], "curves must have 11 columns"),
