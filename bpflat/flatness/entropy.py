@@ -159,6 +159,8 @@ def local_entropy(
 
     Examples
     --------
+    >>> import torch
+    >>> from bpflat.flatness import local_entropy
     >>> model = torch.nn.Linear(20, 3)
     >>> inputs = torch.randn(200, 20)
     >>> curve = local_entropy(model, (inputs, model(inputs).argmax(1)), [0.1, 0.5], n_samples=100, seed=0)
