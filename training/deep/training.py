@@ -204,12 +204,12 @@ class DeepTraining:
                 self._tidy()
                 disclaim(self.file(".npz"))
             return stored
+        images = self._load_images(group)  # or an error, before a folder is made
         with first_claims(self.file(".npz"), group):
             stored = self.stored()  # it may just have been made
-            return self._make(group, progress) if stored is None else stored
+            return self._make(images, group, progress) if stored is None else stored
 
-    def _make(self, group: dist.ProcessGroup | None, progress: Callable[[DeepReport], None]) -> DeepRun:
-        images = self._load_images(group)
+    def _make(self, images: Images, group: dist.ProcessGroup | None, progress: Callable[[DeepReport], None]) -> DeepRun:
         state = self._begin(images, group)
         self._train(state, images, progress)
         return self._finish(state, images)
