@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import resource
 import struct
 import sys
 import warnings
@@ -17,6 +16,7 @@ import torchvision  # noqa: F401  # whose own memory does not count
 
 from tests.fuzz.crafted import command, header, record
 from tests.fuzz.kinds import KINDS, read_original
+from tests.memory import peak_memory
 from tests.training.published import toy_pgdl
 from training.deep.images import load_images
 from training.deep.sub_policies import read_policy
@@ -150,22 +150,17 @@ def write_all(folder):
         write(folder / name.replace(" ", "-"))
 
 
-def peak():
-    """Largest memory of this process so far (MB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def main(folder):
     """Read every bomb of the folder; print for each the memory above that of the beginning (MB), and the answer."""
     warnings.simplefilter("ignore")
-    base = peak()
+    base = peak_memory()
     for name, (_, read) in BOMBS.items():
         try:
             read(folder / name.replace(" ", "-"))
             answer = "read"
         except (ValueError, OSError) as error:
             answer = str(error)
-        print(json.dumps([name, round(peak() - base), answer]), flush=True)
+        print(json.dumps([name, round((peak_memory() - base) / 2**20), answer]), flush=True)
 
 
 if __name__ == "__main__":

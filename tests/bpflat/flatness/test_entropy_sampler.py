@@ -160,13 +160,14 @@ class TestLadder:
 
 
 MEMORY = """
-import resource, sys
+import sys
 import numpy as np, torch
 from torch import nn
 from bpflat.flatness.ensemble import Ensemble
 from bpflat.flatness.objective import Objective
 from bpflat.flatness.passes import Passes
 from bpflat.flatness.preparation import prepare
+from tests.memory import peak_memory
 
 class Sparse(nn.Module):
     def __init__(self, n):
@@ -188,7 +189,7 @@ def sample(n, together):
         if last < 5:
             states.grow()
     states.run(np.array(betas), 2)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 n, together = 2_000_000, int(sys.argv[1])
 before = sample(100, together)  # with all that torch loads
