@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from bpflat.provenance import Provenance
 from tests.training.committee import toy_sweep
@@ -287,6 +288,7 @@ def divide_by_zero():
 
 
 def test_a_process_that_dies_is_reported_with_what_is_not_finished(tmp_path):
+    get_reusable_executor().shutdown()  # joblib's watches processes that it adds late, to an idle pool, only later
     with pytest.raises(SweepError, match=r"Not finished: hopeless.*The same command goes on"):
         list(carry_out([Task(tmp_path / "x.npz", "hopeless", give_up)], n_jobs=2))
 
