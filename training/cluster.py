@@ -6,6 +6,7 @@ bytes, so that neither the scheduler nor a worker has to know the code before it
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import importlib
@@ -130,8 +131,12 @@ class _Crew:
             if future in self.asked and future.status in ("finished", "error"):
                 self._judge(self.asked.pop(future), future)
             elif future in self.at_work and future.status in ("finished", "error"):
+                try:
+                    answer = future.result(timeout=60) if future.status == "finished" else future.exception()
+                except (TimeoutError, asyncio.TimeoutError):  # its worker went with it: `look_around` finds it lost
+                    continue
                 i, _ = self.at_work.pop(future)
-                yield i, future.result() if future.status == "finished" else future.exception()
+                yield i, answer
 
     def _judge(self, worker: str, future) -> None:
         """Accept or refuse a worker, as its identity says."""
