@@ -128,22 +128,23 @@ class _Crew:
         while not self.ended.empty():
             futures.append(self.ended.get())
         for future in futures:
-            if future in self.asked and future.status in ("finished", "error"):
-                self._judge(self.asked.pop(future), future)
-            elif future in self.at_work and future.status in ("finished", "error"):
-                try:
-                    answer = future.result(timeout=60) if future.status == "finished" else future.exception()
-                except (TimeoutError, asyncio.TimeoutError):  # its worker went with it: `look_around` finds it lost
-                    continue
-                i, _ = self.at_work.pop(future)
-                yield i, answer
+            if (future not in self.asked and future not in self.at_work) or future.status not in ("finished", "error"):
+                continue
+            try:
+                answer = future.exception() if future.status == "error" else future.result(timeout=_ANSWER_SECONDS)
+            except (TimeoutError, asyncio.TimeoutError):  # on its way, or gone with its worker, as `look_around` sees
+                self.ended.put(future)
+                continue
+            if future in self.asked:
+                self._judge(self.asked.pop(future), answer)
+            else:
+                yield self.at_work.pop(future)[0], answer
 
-    def _judge(self, worker: str, future) -> None:
-        """Accept or refuse a worker, as its identity says."""
-        if future.status == "error":
-            reason = f"{type(future.exception()).__name__}: {future.exception()}"
+    def _judge(self, worker: str, theirs: dict[str, str] | BaseException) -> None:
+        """Accept or refuse a worker, as its identity, or what asking for it raised, says."""
+        if isinstance(theirs, BaseException):
+            reason = f"{type(theirs).__name__}: {theirs}"
         else:
-            theirs = future.result()
             reason = "; ".join(
                 f"its {name} is {theirs[name]}, not {own}" for name, own in self.own.items() if theirs[name] != own
             )
