@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from bpflat.flatness import local_energy
 from bpflat.optim import ReplicatedSGD
-from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable, toy
-from training import models
+from tests.training.deep.toy_deep import Tiny, read_events, short, stable, toy
 from training.deep import run
 from training.deep.__main__ import main, parser
 from training.deep.augment import Augmentation
@@ -27,16 +26,6 @@ from training.deep.trainer import DeepReport, begin, centre, evaluate, train
 from training.deep.training import DeepTraining
 from training.progress import StatusLine
 from training.randomness import device_seeds, minibatch_orders, sequence
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 def as_vector(model):

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from bpflat.optim import ReplicatedSGD, attraction_limit
 from tests.stored import ROOT, WEIGHTS, needs_published_networks
-from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
-from training import models
+from tests.training.deep.toy_deep import coloured_images, short, stable, toy
 from training.deep.augment import Augmentation
 from training.deep.images import load_images
 from training.deep.recipes import RECIPES, find_recipe, with_printed_growth
@@ -26,16 +25,6 @@ from training.deep.trainer import State, begin, centre, evaluate, require_stable
 from training.models import make_model
 from training.models.cifar_resnet import CifarResNet
 from training.published.resnets import load_published
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 def contraction(recipe, pace, steps):

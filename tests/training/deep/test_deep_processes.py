@@ -14,8 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tests.gloo_processes import launcher
 from tests.stored import ROOT
 from tests.training.deep import deep_processes
-from tests.training.deep.toy_deep import Tiny, coloured_images, read_events, short, stable
-from training import models
+from tests.training.deep.toy_deep import coloured_images, read_events, short, stable
 from training.deep.__main__ import main
 from training.deep.processes import first_decides, gather_states, is_first, own_replicas, process_group
 from training.deep.results import DeepRun
@@ -30,21 +29,11 @@ def launch():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
-
-
-@pytest.fixture(scope="module")
 def three(launch, data, tmp_path_factory):
     """Folder of a run of three processes that nothing happened to."""
     out = tmp_path_factory.mktemp("three") / "run"
     assert launch(3, out.parent, "whole", deep_processes.train, out, data, 3) == [0, 0, 0]
     return out
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
 
 
 def load(out):

@@ -7,7 +7,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks import deep as benchmark
-from tests.training.deep.toy_deep import Tiny, coloured_images, short, stable, toy
+from tests.training.deep.toy_deep import Tiny, short, stable, toy
 from training import models
 from training.deep import __main__ as command
 from training.deep.images import load_images
@@ -25,11 +25,6 @@ class Sure(Tiny):
 @pytest.fixture(autouse=True)
 def networks(monkeypatch):
     monkeypatch.setitem(models.MODELS, "tiny", Sure)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.mark.parametrize("column", ["esgd", "rsgd"])

@@ -7,20 +7,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from tests.training.deep.toy_deep import Tiny, coloured_images, short, toy
-from training import models
+from tests.training.deep.toy_deep import short, toy
 from training.deep import trainer
 from training.deep.results import METRICS, DeepRun
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", Tiny)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return coloured_images(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 def test_wall_time_holds_everything_but_the_pause(data, tmp_path, monkeypatch):
