@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from tests.stored import ROOT
 from tests.training.committee.toy_sweep import contents, trainings
+from training import cluster
 from training.cluster import identity
 from training.committee import __main__ as command
 from training.committee.sweep import run_all
@@ -38,6 +40,7 @@ def start(scheduler, tmp_path):
             process = subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.kill)
+            return process
 
         yield worker
 
@@ -82,6 +85,37 @@ def test_a_worker_without_the_checkout_fails_soon_with_its_own_message(scheduler
         run_all(trainings(tmp_path / "cluster"), scheduler=scheduler)
     assert time.monotonic() - began < 60
     assert list((tmp_path / "cluster").iterdir()) == []
+
+
+def test_a_result_that_cannot_be_fetched_is_lost_with_its_worker(scheduler, start, monkeypatch):
+    """A worker that stops once it has finished, and dies: nothing waits for what it has, and the call is made again."""
+    from distributed import Client
+
+    monkeypatch.setattr(cluster, "_ANSWER_SECONDS", 0.2)
+    worker = start("one", ROOT)
+    wait_for(1, scheduler)
+    with Client(scheduler, set_as_default=False) as client:
+        crew = cluster._Crew(client, ("training",))
+
+        def wait(happened):
+            deadline = time.monotonic() + 60
+            while not happened():
+                assert time.monotonic() < deadline
+                lost.extend(crew.look_around())
+                assert list(crew.results()) == []
+
+        lost = []
+        wait(lambda: crew.accepted)
+        crew.give(*crew.accepted, 7, bytes, (10_000_000,))  # too large to travel with the news that it is there
+        (future,) = crew.at_work
+        while future.status != "finished":
+            time.sleep(0.01)
+        worker.send_signal(signal.SIGSTOP)
+        for _ in range(3):
+            assert list(crew.results()) == [] and future in crew.at_work
+        worker.kill()
+        wait(lambda: lost)
+        assert lost == [7] and not crew.at_work
 
 
 @pytest.mark.parametrize(
