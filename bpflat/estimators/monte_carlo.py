@@ -197,16 +197,11 @@ def cumulants(
     All are read off one ladder up to the last cost: from the temperature below, whose states are weighed anew.  NaN
     where the ladder, as far as a cost needs it, did not converge.
     """
-    betas, energies, norms, *_ = _run(problem.at_cost(float(costs[-1])), delta, n_samples, n_chains, seed, n_jobs)
-    lowest = energies.min()  # else everything underflows where errors are left at a large cost
-    result = np.full((3, len(costs)), np.nan)
-    for i, (cost, rung) in enumerate(zip(costs, np.searchsorted(betas, costs, side="right"), strict=True)):
-        used = energies[..., :rung]
-        log_z, stones = tempering.stones(used - lowest, np.append(betas[:rung], cost))
-        if cost <= betas[-1] and tempering.rhat(used).max() < tempering.RHAT and np.isfinite(log_z):
-            error = max(tempering.standard_error((stones - 1).sum(axis=-1)), -math.expm1(-cost) / norms.size)
-            result[:, i] = log_z - cost * lowest, error, np.mean(stones[..., -1] * used[..., -1])
-    return result
+    run = _run(problem.at_cost(float(costs[-1])), delta, n_samples, n_chains, seed, n_jobs)
+    rhats = tempering.rhat(run.energies)
+    log_mean_exp, error, mean_errors, _ = tempering.cumulants(run.energies, run.betas, costs, rhats, reach=0.0)
+    error = np.maximum(error, -np.expm1(-costs) / run.norms.size)
+    return np.where(costs <= run.betas[-1], [log_mean_exp, error, mean_errors], np.nan)
 
 
 class _Run(NamedTuple):

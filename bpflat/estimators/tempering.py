@@ -128,24 +128,28 @@ def estimate(energies: NDArray, norms: NDArray, betas: NDArray, allowed: float, 
 
 def stones(energies: NDArray, betas: NDArray) -> tuple[float, NDArray[np.float64]]:
     """Return log Z at the last of T + 1 temperatures, and the stones over their means, from energies (..., T)."""
-    factors = np.exp(-np.diff(betas) * energies)
+    steps, lowest = np.diff(betas), energies.min(axis=(0, 1))
+    lowest = np.where(np.isfinite(lowest), lowest, 0.0)  # taken out: else all underflows at a large step
+    factors = np.exp(-steps * (energies - lowest))
     means = factors.mean(axis=(0, 1))
     with np.errstate(divide="ignore", invalid="ignore"):  # a temperature of infinite energies alone
-        return float(np.log(means).sum()), factors / means
+        return float((np.log(means) - steps * lowest).sum()), factors / means
 
 
-def cumulants(energies: NDArray, betas: NDArray, grid: NDArray) -> NDArray[np.float64]:
+def cumulants(
+    energies: NDArray, betas: NDArray, grid: NDArray, rhats: NDArray, *, reach: float = _REACH
+) -> NDArray[np.float64]:
     """``log ⟨e^{-βU}⟩`` and ``⟨U⟩_β`` along a grid of β, each with its standard error, shape (4, B).
 
-    From the temperature of the ladder at or below each β.  NaN where too few of its samples count, or where the chains
-    disagree on the way there.
+    From the temperature of the ladder at or below each β.  NaN where a smaller fraction than `reach` of its samples
+    counts, or where the chains disagree on the way there, by their R-hat at each temperature, `rhats` (T,).
     """
-    known = np.maximum.accumulate(rhat(observables(energies, betas))) < RHAT
+    known = np.maximum.accumulate(rhats) < RHAT
     found = np.full((4, len(grid)), np.nan)
     for i, (beta, j) in enumerate(zip(grid, np.searchsorted(betas, grid, side="right") - 1, strict=True)):
         at = energies[..., j]
         step = beta - betas[j]
-        if not known[j] or not np.isfinite(at).any() or effective_fraction(at, step) < _REACH:
+        if not known[j] or not np.isfinite(at).any() or effective_fraction(at, step) < reach:
             continue
         log_z, steps = stones(energies[..., :j], betas[: j + 1])
         influence = (steps - 1).sum(axis=-1)

@@ -292,7 +292,8 @@ class _Run:
         else:
             bar.update(self.n_burn)
         energies, norms = ensemble.run(betas, self.n_samples)
-        rhat = float(tempering.rhat(tempering.observables(energies, betas)).max())
+        rhats = tempering.rhat(tempering.observables(energies, betas))
+        rhat = float(rhats.max())
         point, estimate = point_of_samples(
             energies,
             norms,
@@ -316,7 +317,7 @@ class _Run:
             message="" if point.converged else f"the chains disagree (R-hat {rhat:.3f}): raise n_samples",
             learning_coefficient=nb * estimate.energy,
             learning_coefficient_error=nb * tempering.standard_error(estimate.energy_influence),
-            cumulants=tempering.cumulants(energies, betas, self.grid),
+            cumulants=tempering.cumulants(energies, betas, self.grid, rhats),
         )
 
     def _out_of_reach(self, sigma: float, betas: _Floats, energies: _Floats, spent: float) -> _Measured:

@@ -131,7 +131,9 @@ class TestKnownAnswers:
             np.array([0.0, 0.4, 1.0]),
             np.array([0, 0.2, 0.4, 0.9, 1.2, 1e3]),
         )
-        log_z, error, mean, mean_error = tempering.cumulants(sample(energy, betas, 1500, 4)[0], betas, grid)
+        energies = sample(energy, betas, 1500, 4)[0]
+        rhats = tempering.rhat(tempering.observables(energies, betas))
+        log_z, error, mean, mean_error = tempering.cumulants(energies, betas, grid, rhats)
         a = energy.w.numpy()
         assert np.isnan(log_z[-1]) and log_z[0] == 0
         assert (np.abs(log_z - [energy.log_z(b) for b in grid])[1:-1] < 4 * error[1:-1]).all()
