@@ -255,11 +255,12 @@ def complete(
     Results that come first are begun first.  What helped to make them is deleted in the end.  Another process that
     makes one of them is left alone: BlockingIOError, see `bpflat.locks.claimed`.
     """
+    results = [assembly.stored() for assembly in assemblies]
+    unfinished = [assembly for assembly, result in zip(assemblies, results, strict=True) if result is None]
     with contextlib.ExitStack() as claims:
-        for assembly in assemblies:
-            if assembly.stored() is None:
-                claims.enter_context(claimed(assembly.path))
-        missing = [assembly for assembly in assemblies if assembly.stored() is None]  # one may just have been made
+        for assembly in unfinished:
+            claims.enter_context(claimed(assembly.path))
+        missing = [assembly for assembly in unfinished if assembly.stored() is None]  # one may just have been made
         for assembly in missing:
             assembly.join_parts()  # where it was killed between its last part and the whole
         owners = {task: assembly for assembly in missing for task in assembly.tasks()}
@@ -269,7 +270,9 @@ def complete(
             tidy(assembly.path)
     for assembly in assemblies:
         disclaim(assembly.path)
-    return [assembly.stored() for assembly in assemblies]
+    return [
+        assembly.stored() if result is None else result for assembly, result in zip(assemblies, results, strict=True)
+    ]
 
 
 def _runs(size: int, chunk: int, done: set[int]) -> Iterator[range]:
