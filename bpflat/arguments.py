@@ -191,10 +191,19 @@ def check_labels(labels: ArrayLike, n_patterns: int) -> NDArray[np.float64]:
 
 
 def check_problem(
-    weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, many: bool = True, zero_rows: bool = True
+    weights: ArrayLike,
+    patterns: ArrayLike,
+    labels: ArrayLike,
+    *,
+    many: bool = True,
+    zero_rows: bool = True,
+    zero_weights: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Check weights (..., K, N), patterns (P, N) and labels (P,) together and return them as float64."""
-    weights = check_weights(weights, many=many, zero_rows=zero_rows)
+    """Check weights (..., K, N), patterns (P, N) and labels (P,) together and return them as float64.
+
+    Rows of zeros are refused in both without `zero_rows`, but with `zero_weights` in patterns alone.
+    """
+    weights = check_weights(weights, many=many, zero_rows=zero_rows or zero_weights)
     patterns = check_patterns(patterns, weights.shape[-1], zero_rows=zero_rows)
     return weights, patterns, check_labels(labels, len(patterns))
 
@@ -206,6 +215,8 @@ def check_scale(
     if prior_scale is None:
         return "isotropic", None
     if isinstance(prior_scale, str):
+        if not weights.any():
+            raise ValueError("prior_scale 'multiplicative' needs a reference; give the scales as an array")
         return check_choice("prior_scale", prior_scale, ("multiplicative",)), np.abs(weights)
     scale = _reals("prior_scale", prior_scale)
     if scale.shape not in (weights.shape, weights.shape[-2:]):
@@ -215,7 +226,8 @@ def check_scale(
         raise ValueError(f"prior_scale must be at least 0; found {scale[scale < 0][0]:g}")
     if not scale.any(axis=(-2, -1)).all():
         raise ValueError("prior_scale is zero for all weights of a reference: nothing is perturbed")
-    if (scale / _WIDEST > np.abs(weights).max(axis=-1, keepdims=True)).any():
+    largest = np.abs(weights).max(axis=-1, keepdims=True)
+    if (scale / _WIDEST > np.where(largest > 0, largest, 1.0)).any():
         raise ValueError(f"prior_scale must be at most {_WIDEST:g} times the largest weight of its hidden unit")
     return "given", scale
 

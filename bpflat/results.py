@@ -132,12 +132,12 @@ class LocalEntropyCurve(Curves):
     n_iter : ndarray of int
         Sweeps over all messages, or over all chains, that the point took.
     train_error : float or ndarray of shape (R,)
-        Fraction of training errors of the reference itself.
+        Fraction of training errors of the reference itself; 0 without one.
     method : str
     beta : ndarray
         Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given.
+        `bpflat.committee.fingerprint` of the weights as given; empty without a reference.
     scale : str
         Scales s of the prior: "isotropic", "multiplicative" (``s = |w|``), "filter", or "given" as an array.
     n_weights : int or ndarray of int, shape (R,), optional
