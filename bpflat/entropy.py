@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,23 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from bpflat.arguments import (
-    check_array,
     check_choice,
     check_count,
     check_device,
     check_flag,
     check_grid,
     check_jobs,
-    check_problem,
-    check_scale,
 )
 from bpflat.bp import COSTS, DELTAS, check_beta, check_tolerance
-from bpflat.committee import fingerprint
 from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
 from bpflat.estimators.continuation import FIRST, STRIDE, Path, along_deltas, along_distances, run, run_together
 from bpflat.estimators.point import Point
 from bpflat.estimators.problem import Problem
+from bpflat.estimators.tables import OutputNode
 from bpflat.parallel import over_processes
+from bpflat.posing import pose
 from bpflat.provenance import Provenance
 from bpflat.randomness import spawn_streams, stream
 from bpflat.results import LocalEntropyCurve
@@ -51,6 +48,8 @@ def local_entropy(
     *,
     distances: ArrayLike | None = None,
     n_hidden: int | None = None,
+    node: OutputNode | None = None,
+    check: bool = True,
     method: str = "bp",
     beta: float | None = None,
     betas: ArrayLike | None = None,
@@ -72,8 +71,9 @@ def local_entropy(
     Parameters
     ----------
     weights : array_like, shape (K, N) or (R, K, N), or None
-        One reference or R of them, K odd.  Rows are rescaled to ``|w_k|² = N``: their scale does not matter.  None for
-        no reference: the volume of all solutions under N(0, Δ), which no error is allowed (see Notes).
+        One reference or R of them, K odd unless a `node` allows it to be even.  Rows are rescaled to ``|w_k|² = N``:
+        their scale does not matter.  None for no reference: the volume of all solutions under N(0, Δ), with no error
+        allowed (see Notes).
     patterns : array_like, shape (P, N)
         Inputs; ±1 makes "bp" fastest, any real numbers are allowed.
     labels : array_like, shape (P,)
@@ -84,6 +84,12 @@ def local_entropy(
         Distances d > 0, increasing, at which Φ is wanted instead (then Δ is found to 1e-10).
     n_hidden : int, optional
         K, where `weights` are None.
+    node : OutputNode, optional
+        What is asked of each pattern (see `bpflat.nodes`): by default that the majority of the hidden units agrees with
+        the label.  Errors, of w and w', are the patterns that it calls wrong.  A node that weighs patterns allows none,
+        and Φ is the log of the mean of all factors, per weight, at a distance d.
+    check : bool
+        Compare the parts of a node of your own with one another at entry (see `bpflat.nodes.check_node`).
     method : {"bp", "bp-edge", "ep", "mcmc"}
         Belief propagation by its node form (fast) or by plain messages on edges (for comparison); expectation
         propagation with full covariances, slower, and closer where the inputs are correlated, as pixels are; Monte
@@ -138,11 +144,12 @@ def local_entropy(
     Raises
     ------
     ValueError
-        Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
-        without weights, weights beside `n_hidden` or neither, a pattern of zeros, Δ or d that do not rise, lie outside
-        1e-12 to 1e12, or are both given, an unknown method, numbers out of bounds, errors and β with "bp-edge", a
-        device that is not there, or one for a method that does not use it; scales of another shape, negative, all zero,
-        or beyond 1e12 times the largest weight of their hidden unit.
+        Even K without a node for it, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite
+        entries, a hidden unit without weights, weights beside `n_hidden` or neither, a pattern of zeros, Δ or d that do
+        not rise, lie outside 1e-12 to 1e12, or are both given, an unknown method, numbers out of bounds, errors and β
+        with "bp-edge", a device that is not there, or one for a method that does not use it; scales of another shape,
+        negative, all zero, or beyond 1e12 times the largest weight of their hidden unit; a node for another K, with
+        parts that do not agree, or one that the method, the device or a cost of errors does not suit.
 
     References
     ----------
@@ -172,23 +179,22 @@ def local_entropy(
     n_samples = check_count("n_samples", n_samples, at_least=100, at_most=10**7, why="kept, for a standard error")
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     device, progress = _check_device(device, method), check_flag("progress", progress)
-    is_free = weights is None
-    centre = _no_reference(n_hidden, patterns) if weights is None else _check_reference(weights, n_hidden)
-    weights, patterns, labels = check_problem(centre, patterns, labels, zero_rows=False, zero_weights=is_free)
-    scale_name, scale = check_scale(prior_scale, weights)
-    references = (-1, *weights.shape[-2:])
-    scale = None if scale is None else scale.reshape(references)
-    problem = Problem.of(weights.reshape(references), patterns, labels, beta=beta, scale=scale)
-    if is_free:
-        problem = replace(problem, n_errors=np.zeros_like(problem.n_errors))
-    n_errors = problem.n_errors
-    if np.any(n_errors) and method == "bp-edge":
-        raise ValueError(
-            f"weights: {np.count_nonzero(n_errors)} of {n_errors.size} references make training errors (the first: "
-            f"{np.flatnonzero(n_errors)[0]}), which messages on edges cannot allow; use another method"
-        )
+    posed = pose(
+        weights,
+        patterns,
+        labels,
+        n_hidden=n_hidden,
+        prior_scale=prior_scale,
+        node=node,
+        check=check,
+        beta=beta,
+        betas=costs,
+        method=method,
+        device=device,
+    )
+    problem = posed.problem
     # without a reference nothing grows out of it
-    follow = partial(along_deltas if distances is None else along_distances, first=np.inf if is_free else FIRST)
+    follow = partial(along_deltas if distances is None else along_distances, first=np.inf if posed.is_free else FIRST)
     if distances is None:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas, between=DELTAS)
     else:
@@ -198,9 +204,9 @@ def local_entropy(
         curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
         curves = _curves_together(problem, grid, follow, device=device, **options)
-    bar = tqdm(curves, total=n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
+    bar = tqdm(curves, total=problem.n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
     points, cumulants = zip(*bar, strict=True)
-    one, shape = weights.ndim == 2, (*weights.shape[:-2], len(grid))
+    one, shape = posed.weights.ndim == 2, (*posed.weights.shape[:-2], len(grid))
     log_mean_exp, error, mean_errors = _stacked(cumulants, one)
 
     def collect(value: Callable[[Point], Any], dtype: type = np.float64) -> NDArray[Any]:
@@ -217,11 +223,11 @@ def local_entropy(
         std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
-        train_error=float(n_errors[0] / len(labels)) if one else n_errors / len(labels),
+        train_error=posed.train_error,
         method=method,
         beta=if_converged("beta"),
-        reference="" if is_free else fingerprint(weights) if one else np.array([fingerprint(w) for w in weights]),
-        scale=scale_name,
+        reference=posed.reference,
+        scale=posed.scale,
         n_weights=int(problem.n_weights[0]) if one else problem.n_weights,
         betas=costs,
         log_mean_exp=log_mean_exp,
@@ -229,21 +235,6 @@ def local_entropy(
         mean_errors=mean_errors,
         provenance=Provenance.here(),
     )
-
-
-def _no_reference(n_hidden: int | None, patterns: ArrayLike) -> _Floats:
-    """Weights of zeros (K, N), the centre of the prior where there is no reference."""
-    if n_hidden is None:
-        raise ValueError("weights are None, which stands for no reference; then give n_hidden, the number K of units")
-    n_hidden = check_count("n_hidden", n_hidden, at_most=10**4, why="units")
-    return np.zeros((n_hidden, check_array("patterns", patterns, ("P", "N")).shape[1]))
-
-
-def _check_reference(weights: ArrayLike, n_hidden: int | None) -> ArrayLike:
-    """Return weights that were given without `n_hidden`, which they have."""
-    if n_hidden is not None:
-        raise ValueError("weights and n_hidden are both given; n_hidden is for weights=None, no reference")
-    return weights
 
 
 def _check_device(device: str | None, method: str) -> str | None:
