@@ -78,6 +78,11 @@ class TableNode(ABC):
         """Whether all energies are 0 or ∞."""
         return bool(((self.energies == 0) | np.isinf(self.energies)).all())
 
+    @cached_property
+    def _is_even(self) -> bool:
+        """Whether both labels have the same energies."""
+        return bool(np.array_equal(*self.energies))
+
     @property
     @abstractmethod
     def steps(self) -> NDArray[np.int64]:
@@ -90,7 +95,7 @@ class TableNode(ABC):
     def output(self, omega: Array, variance: Array, labels: Array) -> tuple[Array, Array, Array]:
         """As `OutputNode` has it, to full relative precision in both tails."""
         omega = omega - self.margin * labels if self.margin else omega
-        if np.array_equal(*self.energies):
+        if self._is_even:
             return self._output(omega, variance, labels, 0)
         plus, minus = (self._output(omega, variance, labels, row) for row in (0, 1))
         where = namespace(omega).where

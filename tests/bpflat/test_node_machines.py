@@ -44,13 +44,16 @@ def counted(node, hidden, patterns, labels, delta, allowed, n_samples=200_000):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_counting(name):
-    """Monte Carlo within three standard errors; EP and BP, on 31 inputs, within 3 and 6 per cent and these errors."""
+    """Monte Carlo within three standard errors; EP and BP, on 31 inputs, within 3 and 6 per cent and these errors.
+
+    Within 10 where the reference makes errors, which both count as if patterns were independent.
+    """
     node, delta = SMALL[name], 0.5
     weights, patterns, labels, hidden = instance(node)
     n_errors = np.isinf(node.energy(hidden, labels)).sum()
     expected, error = counted(node, hidden, patterns, labels, delta, n_errors)
     n = weights.size
-    for method, bias in (("mcmc", 0.0), ("ep", 0.03), ("bp", 0.06)):
+    for method, bias in (("mcmc", 0.0), ("ep", 0.1 if n_errors else 0.03), ("bp", 0.1 if n_errors else 0.06)):
         curve = local_entropy(weights, patterns, labels, [delta], node=node, method=method, **SAMPLING)
         assert curve.converged.all() and curve.train_error == n_errors / len(labels)
         own = curve.std_error[0] * n if method == "mcmc" else 0.0
@@ -78,7 +81,9 @@ def test_one_pattern(name):
 def test_routines_agree(name):
     """Node form, edges, and many references through torch."""
     node = SMALL[name]
-    weights, patterns, labels, _ = instance(node, n_patterns=8)
+    weights, patterns, labels, hidden = instance(node, n_patterns=8)
+    right = np.isfinite(node.energy(hidden, labels))
+    patterns, labels = patterns[right], labels[right]
     at = local_entropy([weights, weights], patterns, labels, [0.4], node=node, device="cpu", tolerance=1e-11)
     point = solve_nodes(make_nodes(weights, patterns, node=node), labels, 0.4, tolerance=1e-11)
     edges = solve_edges(weights, patterns, labels, 0.4, node=node)
