@@ -228,6 +228,7 @@ def local_entropy(
         beta=if_converged("beta"),
         reference=posed.reference,
         scale=posed.scale,
+        node=posed.node,
         n_weights=int(problem.n_weights[0]) if one else problem.n_weights,
         betas=costs,
         log_mean_exp=log_mean_exp,

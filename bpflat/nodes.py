@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_choice, check_count, check_flag, check_scalar, shown
-from bpflat.estimators.tables import MOST_SIGNS, CountNode, OutputNode, SignNode, majority_vote
+from bpflat.estimators.tables import MOST_SIGNS, CountNode, OutputNode, SignNode, check_margin, majority_vote
 
 __all__ = ["CountNode", "OutputNode", "SignNode", "check_node", "cross_entropy", "majority", "parity", "weighted"]
 
@@ -59,7 +59,8 @@ def majority(n_hidden: int, *, lead: int = 1, ties: str | None = None, margin: f
     n_hidden = check_count("n_hidden", n_hidden, at_most=_MOST_UNITS, why="units")
     lead = check_count("lead", lead, at_most=n_hidden, why="votes")
     vote = 2 * np.arange(n_hidden + 1.0) - n_hidden
-    return CountNode(_vote_energies(vote, lead, ties, 1, f"a vote of K = {n_hidden}"), margin)
+    energies, margin = _vote_energies(vote, lead, ties, 1, f"a vote of K = {n_hidden}"), check_margin(margin)
+    return CountNode(energies, margin, _named("majority", lead=lead - 1 and lead, ties=ties, margin=margin))
 
 
 def weighted(output_weights: ArrayLike, *, lead: float = 0.0, ties: str | None = None, margin: float = 0.0) -> SignNode:
@@ -99,7 +100,8 @@ def weighted(output_weights: ArrayLike, *, lead: float = 0.0, ties: str | None =
     agrees = np.arange(2 ** len(weights))[:, None] & 2 ** np.arange(len(weights)) > 0
     vote = np.where(agrees, weights, -weights).sum(axis=1)
     vote[np.abs(vote) < 1e-12 * size] = 0.0
-    return SignNode(_vote_energies(vote, lead * (1 - 1e-12), ties, 0, "this vote"), margin)
+    energies, margin = _vote_energies(vote, lead * (1 - 1e-12), ties, 0, "this vote"), check_margin(margin)
+    return SignNode(energies, margin, _named("weighted", lead=lead, ties=ties, margin=margin))
 
 
 def _vote_energies(vote: NDArray[Any], lead: float, ties: str | None, least: float, what: str) -> _Floats:
@@ -111,6 +113,11 @@ def _vote_energies(vote: NDArray[Any], lead: float, ties: str | None, least: flo
         raise ValueError(f"ties are votes of 0, and {what} has none that could count; leave them out")
     tie = np.inf if ties is None else _TIES[check_choice("ties", ties, tuple(_TIES))]
     return np.where(vote == 0, tie, np.where((vote > 0) & (vote >= lead), 0.0, np.inf))
+
+
+def _named(family: str, **options: object) -> str:
+    """Name of a node, with the options that change it."""
+    return ", ".join([family, *(f"{name} {value}" for name, value in options.items() if value)])
 
 
 def parity(n_hidden: int, *, margin: float = 0.0) -> CountNode:
@@ -141,7 +148,8 @@ def parity(n_hidden: int, *, margin: float = 0.0) -> CountNode:
     n_hidden = check_count("n_hidden", n_hidden, at_most=_MOST_UNITS, why="units")
     agreeing = np.arange(n_hidden + 1)
     odd = np.array([n_hidden - agreeing, agreeing + 1]) % 2  # negative hidden signs, and one more for the label -1
-    return CountNode(np.where(odd, np.inf, 0.0), margin)
+    margin = check_margin(margin)
+    return CountNode(np.where(odd, np.inf, 0.0), margin, _named("parity", margin=margin))
 
 
 def cross_entropy(n_hidden: int, omega: float, *, beta: float = 1.0) -> CountNode:
@@ -175,7 +183,8 @@ def cross_entropy(n_hidden: int, omega: float, *, beta: float = 1.0) -> CountNod
     omega = check_scalar("omega", omega, above=0.0)
     beta = check_scalar("beta", beta, above=0.0, at_most=1e6)
     s = (2 * np.arange(n_hidden + 1) - n_hidden) / np.sqrt(n_hidden)
-    return CountNode(beta * (np.maximum(-s, 0) + np.log1p(np.exp(-2 * omega * np.abs(s))) / (2 * omega)))
+    loss = np.maximum(-s, 0) + np.log1p(np.exp(-2 * omega * np.abs(s))) / (2 * omega)
+    return CountNode(beta * loss, name=_named("cross-entropy", omega=omega, beta=beta))
 
 
 def check_node(node: OutputNode, n_hidden: int, *, numbers: bool = True) -> OutputNode:
@@ -214,7 +223,7 @@ def check_node(node: OutputNode, n_hidden: int, *, numbers: bool = True) -> Outp
     if not isinstance(node, OutputNode):
         raise ValueError(f"node must have is_hard, output and energy, as bpflat.nodes.OutputNode; got {shown(node)}")
     if getattr(node, "n_hidden", n_hidden) != n_hidden:
-        raise ValueError(f"node is for K = {node.n_hidden} hidden units, not n_hidden = {n_hidden}")  # type: ignore[attr-defined]
+        raise ValueError(f"node is for K = {node.n_hidden} hidden units, weights or n_hidden for {n_hidden}")  # type: ignore[attr-defined]
     if not check_flag("numbers", numbers) or isinstance(node, CountNode | SignNode):  # right by themselves
         return node
     rng = np.random.default_rng(0)

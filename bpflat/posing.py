@@ -34,6 +34,11 @@ class Posed(NamedTuple):
         return float(errors[0]) if self.weights.ndim == 2 else errors
 
     @property
+    def node(self) -> str:
+        """Name of the output node, or that of its class."""
+        return str(getattr(self.problem.node, "name", type(self.problem.node).__name__))
+
+    @property
     def reference(self) -> str | NDArray[np.str_]:
         """Fingerprint of each reference, or of the one; empty where there is none."""
         if self.is_free:

@@ -166,6 +166,9 @@ class LocalEntropyCurve(Curves):
         ``λ̂(β) = nβ (⟨L⟩_β − L₀)``, n being the number of patterns, where a loss was measured.
     learning_coefficient_error : ndarray, shape (D,), optional
         Its standard error.
+    node : str
+        Name of the output node of a committee machine: "majority", or the `name` or class of another that was given;
+        empty for a torch model.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
 
@@ -190,7 +193,7 @@ class LocalEntropyCurve(Curves):
         "converged": "b R? D",
         "n_iter": "i R? D",
         "train_error": "n R?",
-        **dict.fromkeys(("method", "scale"), "U"),
+        **dict.fromkeys(("method", "scale", "node"), "U"),
         "reference": "U Q?",
         "n_weights": "i R?",
         "betas": "f B",
@@ -230,6 +233,7 @@ class LocalEntropyCurve(Curves):
     message: NDArray[np.str_] | None = None
     learning_coefficient: _Floats | None = None
     learning_coefficient_error: _Floats | None = None
+    node: str = "majority"
 
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""

@@ -55,11 +55,17 @@ class OutputNode(Protocol):
         """Energies u ≥ 0 (..., P) of pre-activations (..., K, P), infinite where a pattern is wrong."""
 
 
+def check_margin(margin: float) -> float:
+    """Return the margin as a float if it is one."""
+    return check_scalar("margin", margin, at_least=-_WIDEST, at_most=_WIDEST)
+
+
 class TableNode(ABC):
     """A node with energies (2, S), for labels +1 and -1; where to look follows from the signs of ``σ h_k - κ``."""
 
     energies: Any
     margin: float
+    name: str
 
     def _check(self, length: str) -> None:
         """Check the fields, and keep energies as an array with a row for each label."""
@@ -71,7 +77,7 @@ class TableNode(ABC):
         if not np.isfinite(energies).any(axis=-1).all():
             raise ValueError("energies are all infinite: no pattern could be right")
         object.__setattr__(self, "energies", np.array(np.broadcast_to(energies, (2, energies.shape[-1]))))
-        object.__setattr__(self, "margin", check_scalar("margin", self.margin, at_least=-_WIDEST, at_most=_WIDEST))
+        object.__setattr__(self, "margin", check_margin(self.margin))
 
     @cached_property
     def is_hard(self) -> bool:
@@ -119,6 +125,8 @@ class CountNode(TableNode):
         for +1 and -1.
     margin : float
         κ, in units of pre-activations ``h_k = w_k·x/√N``.
+    name : str
+        What curves that were measured with it say.
 
     Raises
     ------
@@ -139,6 +147,7 @@ class CountNode(TableNode):
 
     energies: Any
     margin: float = 0.0
+    name: str = "count"
 
     def __post_init__(self) -> None:
         """Refuse what is no table."""
@@ -165,7 +174,7 @@ class CountNode(TableNode):
 
 def majority_vote(n_hidden: int) -> CountNode:
     """The committee machine's vote, a tie of which is wrong."""
-    return CountNode(np.where(2 * np.arange(n_hidden + 1) > n_hidden, 0.0, np.inf))
+    return CountNode(np.where(2 * np.arange(n_hidden + 1) > n_hidden, 0.0, np.inf), name="majority")
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +188,8 @@ class SignNode(TableNode):
         otherwise.  K is at most 12.
     margin : float
         κ, in units of pre-activations ``h_k = w_k·x/√N``.
+    name : str
+        What curves that were measured with it say.
 
     Raises
     ------
@@ -198,6 +209,7 @@ class SignNode(TableNode):
 
     energies: Any
     margin: float = 0.0
+    name: str = "signs"
 
     def __post_init__(self) -> None:
         """Refuse what is no table."""

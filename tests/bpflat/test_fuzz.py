@@ -51,7 +51,7 @@ UNANCHORED = {"weights": WEIGHTS, "patterns": ANCHORED["patterns"], "labels": LA
 DELTAS = an.grid([0.1, 0.5]).but(zero=[0.0, 0.1], tiny=[1e-320, 0.1])
 DELTA = an.number(0.5).but(zero=0.0, tiny=1e-320, array_of_two=[0.1, 0.5])
 NODE = an.thing(nodes.parity(3)).but(other=nodes.parity(5))
-ENERGIES = an.array([np.inf, 1.0, 0.5, 0.0]).but("infinite", negative=[-1.0, 0.0], wrong=np.full(4, np.inf))
+ENERGIES = an.array([3.0, 1.0, 0.5, 0.0]).but("infinite", negative=[-1.0, 0.0], wrong=np.full(4, np.inf))
 MARGIN = an.number(0.5).but("negative")
 TOLERANCE = an.number(1e-8).but(zero=0.0, loose=1e6)
 
@@ -195,7 +195,8 @@ CALLS = {
     "local_entropy without a reference": (
         partial(local_entropy, None),
         {
-            **{name: ANCHORED[name] for name in ("patterns", "labels")},
+            "patterns": ANCHORED["patterns"].but("narrow"),
+            "labels": LABELS,
             "deltas": DELTAS.but("none"),
             "n_hidden": an.count(3),
             "node": NODE.but("none"),

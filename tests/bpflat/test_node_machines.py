@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_ndtr
 
-from bpflat import committee, local_entropy, nodes, theory
+from bpflat import LocalEntropyCurve, committee, local_entropy, nodes, theory
 from bpflat.bp import make_nodes, solve_edges, solve_nodes
 from tests.bpflat.test_nodes import NODES, energies_of_sets
 from tests.naive import committee as naive
@@ -177,7 +177,7 @@ class Wrong(SmoothPerceptron):
         ({"node": nodes.weighted([1.0, 2.0, 0.5]), "method": "bp-edge"}, "node must count hidden units"),
         ({"node": nodes.majority(4, ties="coin"), "n_hidden": 4, "beta": 1.0}, "beta is about patterns that are right"),
         ({"node": nodes.cross_entropy(3, 1.0), "betas": [1.0]}, "betas is about patterns that are right"),
-        ({"node": nodes.parity(5)}, "node is for K = 5 hidden units, not n_hidden = 3"),
+        ({"node": nodes.parity(5)}, "node is for K = 5 hidden units, weights or n_hidden for 3"),
         ({"node": "parity"}, "node must have is_hard, output and energy"),
         ({"node": nodes.parity(3), "check": 1}, "check must be True or False"),
         ({"n_hidden": 4}, "K must be odd"),
@@ -201,7 +201,23 @@ def test_refusals_of_the_routines():
         make_nodes(weights, patterns, node=nodes.parity(4))
 
 
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        (None, "majority"),
+        (nodes.majority(3, lead=2, margin=0.5), "majority, lead 2, margin 0.5"),
+        (nodes.cross_entropy(3, 1.0), "cross-entropy, omega 1.0, beta 1.0"),
+        (nodes.CountNode([1.0, 0.0, 0.0, 0.0]), "count"),
+        (nodes.weighted([3.0, 1.0, 1.0]), "weighted"),
+    ],
+)
+def test_curves_name_their_node(node, name, tmp_path):
+    curve = local_entropy(None, [[1.0, -1.0]], [1], [1.0], n_hidden=3, node=node)
+    curve.save(tmp_path / "curve.npz")
+    assert curve.node == LocalEntropyCurve.load(tmp_path / "curve.npz").node == name
+
+
 def test_a_wrong_node_that_is_not_checked():
     """The user's own business."""
     curve = local_entropy(None, np.ones((1, 5)), [1], [1.0], n_hidden=1, node=Wrong(0.5), check=False)
-    assert curve.delta[0] == 1.0
+    assert curve.node == "Wrong"

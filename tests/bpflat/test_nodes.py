@@ -135,7 +135,7 @@ def scaled(g=1.0, curvature=1.0, log_z=1.0):
         (changed(energy=lambda h, y: np.ones(np.shape(h)[:-2] + np.shape(h)[-1:])), "some of its energies are neither"),
         (changed(energy=lambda h, y: 0.0), r"node.energy must return arrays of shapes \[\(16384, 16\)\]"),
         (changed(output=lambda o, v, y: (o, o, o)), "node.output must return arrays of shapes"),
-        (nodes.majority(5), "node is for K = 5 hidden units, not n_hidden = 3"),
+        (nodes.majority(5), "node is for K = 5 hidden units, weights or n_hidden for 3"),
         ("majority", "node must have is_hard, output and energy"),
     ],
 )
