@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -172,6 +172,7 @@ class CountNode(TableNode):
         return votes(omega, variance, labels, self.factors[row])
 
 
+@cache
 def majority_vote(n_hidden: int) -> CountNode:
     """The committee machine's vote, a tie of which is wrong."""
     return CountNode(np.where(2 * np.arange(n_hidden + 1) > n_hidden, 0.0, np.inf), name="majority")
