@@ -1,6 +1,6 @@
 """bpflat: the geometry of neural-network minima."""
 
-from bpflat import bp, committee
+from bpflat import bp, committee, nodes
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.energy import local_energy
 from bpflat.entropy import local_entropy
@@ -16,4 +16,5 @@ __all__ = [
     "load_reduced_fashion_mnist",
     "local_energy",
     "local_entropy",
+    "nodes",
 ]

@@ -83,7 +83,7 @@ def _unwrapped(values: Any) -> Any:
     return values
 
 
-def _reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def reals(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """`values` as float64, of any shape, finite or not."""
     try:
         array = np.asarray(_unwrapped(values))
@@ -124,7 +124,7 @@ def check_array(
     ValueError
         Anything else than real numbers, another shape, no entries, or entries that are NaN, infinite or out of bounds.
     """
-    array = _reals(name, values)
+    array = reals(name, values)
     if shape is not None and not _fits(array.shape, shape):
         raise ValueError(f"{name} must have shape ({', '.join(map(str, shape))}), not {array.shape}")
     if array.size == 0:
@@ -141,16 +141,18 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
     return len(shape) == len(wanted) and all(isinstance(w, str) or n == w for n, w in zip(shape, wanted, strict=True))
 
 
-def check_weights(weights: ArrayLike, *, many: bool = True, zero_rows: bool = True) -> NDArray[np.float64]:
-    """Return `weights` as float64, shape (K, N) or with `many` (R, K, N), K odd; rows of any finite scale.
+def check_weights(
+    weights: ArrayLike, *, many: bool = True, zero_rows: bool = True, even: bool = False
+) -> NDArray[np.float64]:
+    """Return `weights` as float64, shape (K, N) or with `many` (R, K, N); rows of any finite scale.
 
-    Without `zero_rows`, no hidden unit may have all its weights zero.
+    K is odd, or with `even` any.  Without `zero_rows`, no hidden unit may have all its weights zero.
     """
-    weights = _reals("weights", weights)
+    weights = reals("weights", weights)
     if weights.ndim not in ((2, 3) if many else (2,)):
         raise ValueError(f"weights must have shape (K, N){' or (R, K, N)' * many}, not {weights.shape}")
     weights = check_array("weights", weights, between=(-np.inf, np.inf), hint="; was the training stable?")
-    if weights.shape[-2] % 2 == 0:
+    if weights.shape[-2] % 2 == 0 and not even:
         raise ValueError(f"weights have K = {weights.shape[-2]} hidden units; K must be odd: no tied votes")
     if not (zero_rows or weights.any(axis=-1).all()):
         raise ValueError("weights have a hidden unit whose weights are all zero: it has no direction to start from")
@@ -162,7 +164,7 @@ def check_patterns(patterns: ArrayLike, n_inputs: int, *, zero_rows: bool = True
 
     Their fourth powers enter the equations.  Without `zero_rows`, no pattern may be zero altogether.
     """
-    patterns = _reals("patterns", patterns)
+    patterns = reals("patterns", patterns)
     if patterns.ndim != 2:
         raise ValueError(f"patterns must have shape (P, N), not {patterns.shape}")
     if patterns.size and patterns.shape[1] != n_inputs:
@@ -182,7 +184,7 @@ def check_patterns(patterns: ArrayLike, n_inputs: int, *, zero_rows: bool = True
 
 def check_labels(labels: ArrayLike, n_patterns: int) -> NDArray[np.float64]:
     """Return `labels` as float64 ±1, shape (P,), or raise a ValueError that says what to mend."""
-    labels = _reals("labels", labels)
+    labels = reals("labels", labels)
     if labels.shape != (n_patterns,):
         raise ValueError(f"labels must have shape ({n_patterns},) to match patterns, not {labels.shape}")
     if not np.isin(labels, (-1.0, 1.0)).all():
@@ -191,10 +193,20 @@ def check_labels(labels: ArrayLike, n_patterns: int) -> NDArray[np.float64]:
 
 
 def check_problem(
-    weights: ArrayLike, patterns: ArrayLike, labels: ArrayLike, *, many: bool = True, zero_rows: bool = True
+    weights: ArrayLike,
+    patterns: ArrayLike,
+    labels: ArrayLike,
+    *,
+    many: bool = True,
+    zero_rows: bool = True,
+    zero_weights: bool = False,
+    even: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Check weights (..., K, N), patterns (P, N) and labels (P,) together and return them as float64."""
-    weights = check_weights(weights, many=many, zero_rows=zero_rows)
+    """Check weights (..., K, N), patterns (P, N) and labels (P,) together and return them as float64.
+
+    Rows of zeros are refused in both without `zero_rows`, but with `zero_weights` in patterns alone.
+    """
+    weights = check_weights(weights, many=many, zero_rows=zero_rows or zero_weights, even=even)
     patterns = check_patterns(patterns, weights.shape[-1], zero_rows=zero_rows)
     return weights, patterns, check_labels(labels, len(patterns))
 
@@ -206,8 +218,10 @@ def check_scale(
     if prior_scale is None:
         return "isotropic", None
     if isinstance(prior_scale, str):
+        if not weights.any():
+            raise ValueError("prior_scale 'multiplicative' needs a reference; give the scales as an array")
         return check_choice("prior_scale", prior_scale, ("multiplicative",)), np.abs(weights)
-    scale = _reals("prior_scale", prior_scale)
+    scale = reals("prior_scale", prior_scale)
     if scale.shape not in (weights.shape, weights.shape[-2:]):
         raise ValueError(f"prior_scale must have the shape of weights, {weights.shape}, not {scale.shape}")
     scale = np.broadcast_to(check_array("prior_scale", scale, between=(-np.inf, np.inf)), weights.shape)
@@ -215,7 +229,8 @@ def check_scale(
         raise ValueError(f"prior_scale must be at least 0; found {scale[scale < 0][0]:g}")
     if not scale.any(axis=(-2, -1)).all():
         raise ValueError("prior_scale is zero for all weights of a reference: nothing is perturbed")
-    if (scale / _WIDEST > np.abs(weights).max(axis=-1, keepdims=True)).any():
+    largest = np.abs(weights).max(axis=-1, keepdims=True)
+    if (scale / _WIDEST > np.where(largest > 0, largest, 1.0)).any():
         raise ValueError(f"prior_scale must be at most {_WIDEST:g} times the largest weight of its hidden unit")
     return "given", scale
 
@@ -230,7 +245,7 @@ def check_grid(
     amplitudes of noise, they are 0 and 1e70.
     """
     low, high = between or ((0.0, LARGEST) if zero else (1e-12, 1e12))
-    grid = np.atleast_1d(_reals(name, grid))
+    grid = np.atleast_1d(reals(name, grid))
     if grid.ndim != 1 or grid.size == 0:
         raise ValueError(f"{name} must be a non-empty one-dimensional grid, not of shape {grid.shape}")
     allowed = np.isfinite(grid) & ((grid >= 0) if zero else (grid > 0))

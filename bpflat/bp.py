@@ -12,10 +12,19 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_array, check_count, check_labels, check_patterns, check_scalar, check_weights
-from bpflat.estimators import edge_bp, kernels, node_bp
+from bpflat.arguments import (
+    check_array,
+    check_count,
+    check_labels,
+    check_patterns,
+    check_scalar,
+    check_weights,
+)
+from bpflat.estimators import edge_bp, node_bp
 from bpflat.estimators.point import Point
 from bpflat.estimators.problem import Problem
+from bpflat.estimators.tables import CountNode, OutputNode, majority_vote
+from bpflat.nodes import node_for
 
 __all__ = ["Point", "Problem", "make_nodes", "output_node", "solve_edges", "solve_nodes"]
 
@@ -49,6 +58,20 @@ def check_start(start: Point | None, shape: tuple[int, ...]) -> Point | None:
     if start is not None and [np.shape(m) for m in start.messages] != [shape, shape]:
         raise ValueError(f"start holds messages of shapes {[np.shape(m) for m in start.messages]}, not two of {shape}")
     return start
+
+
+def check_counting(node: OutputNode) -> CountNode:
+    """Return the node if it counts hidden units."""
+    if not isinstance(node, CountNode):
+        raise ValueError("node must count hidden units (bpflat.nodes.CountNode) for messages on edges")
+    return node
+
+
+def check_costs(node: OutputNode, **costs: object) -> None:
+    """Raise a ValueError where errors are priced or allowed that a node does not know."""
+    for name, cost in costs.items():
+        if cost is not None and not node.is_hard:
+            raise ValueError(f"{name} is about patterns that are right or wrong; this node weighs them; leave it out")
 
 
 def output_node(omega: ArrayLike, variance: ArrayLike, labels: ArrayLike) -> tuple[_Floats, _Floats, _Floats]:
@@ -97,11 +120,14 @@ def output_node(omega: ArrayLike, variance: ArrayLike, labels: ArrayLike) -> tup
         variance = np.broadcast_to(variance, omega.shape)
     except ValueError:
         raise ValueError(f"variance of shape {variance.shape} does not match omega of shape {omega.shape}") from None
-    g, curvature, log_z = kernels.output_nodes(omega.T, variance.T, check_labels(labels, len(omega)))
+    node = majority_vote(omega.shape[1])
+    g, curvature, log_z = node.output(omega.T, variance.T, check_labels(labels, len(omega)))
     return np.ascontiguousarray(g.T), np.ascontiguousarray(curvature.T), log_z
 
 
-def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
+def make_nodes(
+    weights: ArrayLike, patterns: ArrayLike, *, node: OutputNode | None = None, check: bool = True
+) -> Problem:
     """Prepare a reference and its patterns for `solve_nodes`.
 
     Parameters
@@ -111,6 +137,10 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
         one: without a reference, log Z is the volume of all solutions under N(0, Δ).
     patterns : array_like, shape (P, N)
         ±1 is fastest, any real numbers are allowed.
+    node : OutputNode, optional
+        What is asked of each pattern (see `bpflat.nodes`); by default the majority vote.
+    check : bool
+        Compare the parts of a node of one's own with one another (see `bpflat.nodes.check_node`).
 
     Returns
     -------
@@ -120,7 +150,8 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
     Raises
     ------
     ValueError
-        Even K, shapes that do not match, NaN or infinite entries, a pattern of zeros only.
+        Even K of a majority vote, shapes that do not match, NaN or infinite entries, a pattern of zeros only, a node
+        for another K or with parts that do not agree.
 
     Examples
     --------
@@ -133,8 +164,9 @@ def make_nodes(weights: ArrayLike, patterns: ArrayLike) -> Problem:
     >>> nodes.hidden.shape, nodes.inputs.is_binary
     ((3, 50), True)
     """
-    weights = check_weights(weights, many=False)
-    return Problem.of(weights, check_patterns(patterns, weights.shape[1], zero_rows=False))
+    weights = check_weights(weights, many=False, even=node is not None)
+    patterns = check_patterns(patterns, weights.shape[1], zero_rows=False)
+    return Problem.of(weights, patterns, node=node_for(node, len(weights), check))
 
 
 def solve_nodes(
@@ -159,7 +191,8 @@ def solve_nodes(
     delta : float
         Prior variance Δ, from 1e-12 to 1e12.
     n_errors : int
-        Training errors E₀ that solutions may make: the reference's own for eq. 3 (see `bpflat.estimators.output_node`).
+        Training errors E₀ that solutions may make: the reference's own for eq. 3 (see `bpflat.estimators.output_node`);
+        0 where the node weighs patterns.
     beta : float, optional
         Cost of an error, where any number of them is allowed instead.
     start : Point, optional
@@ -179,7 +212,8 @@ def solve_nodes(
     Raises
     ------
     ValueError
-        Labels that do not match the nodes or are not ±1, numbers out of bounds, a start of other shapes.
+        Labels that do not match the nodes or are not ±1, numbers out of bounds, a start of other shapes, errors or
+        their cost where the node weighs patterns.
 
     Examples
     --------
@@ -199,6 +233,7 @@ def solve_nodes(
     labels = check_labels(labels, nodes.hidden.shape[-1])
     n_errors = check_count("n_errors", n_errors, at_least=0, at_most=len(labels), why="patterns")
     start = check_start(start, nodes.hidden.T.shape)
+    check_costs(nodes.node, n_errors=n_errors or None, beta=beta)
     solution = node_bp.solve(
         replace(nodes, labels=labels, n_errors=np.array(n_errors), beta=check_beta(beta)),
         check_delta(delta),
@@ -220,6 +255,7 @@ def solve_edges(
     labels: ArrayLike,
     delta: float,
     *,
+    node: OutputNode | None = None,
     start: Point | None = None,
     damping: float = 0.0,
     tolerance: float = 1e-10,
@@ -240,6 +276,8 @@ def solve_edges(
         ±1; all of them are to be kept.
     delta : float
         Prior variance Δ, from 1e-12 to 1e12.
+    node : OutputNode, optional
+        What is asked of each pattern, of the nodes that count hidden units; by default the majority vote.
     start : Point, optional
         An earlier result for the same reference whose messages to begin from (any Δ); else from no messages.
     damping : float
@@ -258,7 +296,8 @@ def solve_edges(
     Raises
     ------
     ValueError
-        Even K, shapes that do not match, labels other than ±1, numbers out of bounds, NaN or infinite entries.
+        Even K of a majority vote, shapes that do not match, labels other than ±1, numbers out of bounds, NaN or
+        infinite entries, a node that does not count.
 
     Examples
     --------
@@ -273,10 +312,11 @@ def solve_edges(
     >>> abs(edges.log_z / nodes.log_z - 1) < 1e-8
     True
     """
-    weights = check_weights(weights, many=False)
+    weights = check_weights(weights, many=False, even=node is not None)
     patterns = check_patterns(patterns, weights.shape[1], zero_rows=False)
+    node = check_counting(node_for(node, len(weights)))
     return edge_bp.solve(
-        Problem.of(weights, patterns, check_labels(labels, len(patterns))),
+        Problem.of(weights, patterns, check_labels(labels, len(patterns)), node=node),
         check_delta(delta),
         check_start(start, (len(patterns), *weights.shape)),
         damping=check_scalar("damping", damping, below=1.0),

@@ -7,9 +7,9 @@ import hashlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bpflat.arguments import check_flag, check_patterns, check_problem, check_weights
+from bpflat.arguments import check_array, check_flag, check_patterns, check_problem, check_weights
 
-__all__ = ["error", "fingerprint", "predict"]
+__all__ = ["error", "fingerprint", "predict", "tree"]
 
 
 def fingerprint(weights: NDArray[np.float64]) -> str:
@@ -136,3 +136,47 @@ def error(
     else:
         rate = wrong.mean(axis=-1)
     return float(rate) if weights.ndim == 2 else rate
+
+
+def tree(weights: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pose a tree committee, whose units have inputs of their own, as a machine with weights that are 0 and stay.
+
+    Parameters
+    ----------
+    weights : array_like, shape (K, M)
+        Weights of unit k for its own inputs, which are those from kM to (k + 1)M of N = KM.
+
+    Returns
+    -------
+    weights : ndarray, shape (K, N)
+        The same, with zeros for the inputs of other units.
+    prior_scale : ndarray, shape (K, N)
+        What `bpflat.local_entropy` takes with them: the root mean square of a unit's own weights, and 0 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        Anything but finite real numbers, another shape, a unit without weights.
+
+    Notes
+    -----
+    For no reference, the prior is what is left: give ``prior_scale`` for weights of ones to
+    ``local_entropy(None, ..., n_hidden=K)``.
+
+    Examples
+    --------
+    >>> from bpflat.committee import tree
+    >>> weights, scale = tree([[3.0, 4.0], [1.0, 0.0]])
+    >>> weights.tolist()
+    [[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]
+    >>> (scale**2).round(3).tolist()
+    [[12.5, 12.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    own = check_array("weights", weights, ("K", "M"))
+    if not own.any(axis=1).all():
+        raise ValueError("weights have a hidden unit whose weights are all zero: it has no direction to start from")
+    (n_hidden, size), unit = own.shape, np.eye(len(own))[:, :, None]
+    spread = np.sqrt(np.mean(own**2, axis=1))[:, None, None]
+    blocks = unit * own[:, None, :], unit * spread * np.ones(size)
+    full, scale = (block.reshape(n_hidden, n_hidden * size) for block in blocks)
+    return full, scale

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_choice, check_grid, check_jobs, check_n_samples, check_problem
 from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
-from bpflat.estimators.kernels import output_nodes
+from bpflat.estimators.tables import majority_vote
 from bpflat.parallel import over_processes
 from bpflat.provenance import Provenance
 from bpflat.randomness import spawn_streams
@@ -218,12 +218,13 @@ def _exact(weights: _Floats, patterns: _Floats, labels: _Floats, sigmas: _Floats
     right = answer == labels
     hidden = np.where(spread > 0, hidden, 1e6)  # without noise there is no h either: always a +1
     spread = np.where(spread > 0, spread, 1.0)
+    node, given = majority_vote(len(weights)), answer.astype(np.float64)
 
     delta = np.zeros(len(sigmas))
     for s, sigma in enumerate(sigmas):
         if sigma > 0:
             with np.errstate(over="ignore"):  # the tiniest σ: ±∞ is right
                 signal = hidden / spread / sigma
-            flip = -np.expm1(output_nodes(signal.T, np.ones(signal.T.shape), answer.astype(np.float64))[2])
+            flip = -np.expm1(node.output(signal.T, np.ones(signal.T.shape), given)[2])
             delta[s] = np.mean(np.where(right, flip, -flip))
     return delta, np.zeros(len(sigmas)), np.count_nonzero(~right) / len(labels)

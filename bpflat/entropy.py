@@ -18,23 +18,22 @@ from bpflat.arguments import (
     check_flag,
     check_grid,
     check_jobs,
-    check_problem,
-    check_scale,
 )
 from bpflat.bp import COSTS, DELTAS, check_beta, check_tolerance
-from bpflat.committee import fingerprint
 from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
-from bpflat.estimators.continuation import STRIDE, Path, along_deltas, along_distances, run, run_together
+from bpflat.estimators.continuation import FIRST, STRIDE, Path, along_deltas, along_distances, run, run_together
 from bpflat.estimators.point import Point
 from bpflat.estimators.problem import Problem
+from bpflat.estimators.tables import OutputNode
 from bpflat.parallel import over_processes
+from bpflat.posing import pose
 from bpflat.provenance import Provenance
 from bpflat.randomness import spawn_streams, stream
 from bpflat.results import LocalEntropyCurve
 
 METHODS = ("bp", "bp-edge", "ep", "mcmc")
 _Floats = NDArray[np.float64]
-_Follow = Callable[..., Path]  # a path along the grid, of `bpflat.estimators.continuation`
+_Follow = partial[Path]  # a path along the grid, of `bpflat.estimators.continuation`, and where it begins
 _FIXED_POINTS: dict[str, Any] = {"bp": node_bp, "ep": ep}
 _Curve = tuple[list[Point], NDArray[np.float64] | None]  # points (D,) of one reference, and its cumulants (3, D, B)
 _CUMULANTS = 2**31  # key of their streams, beyond those of chains
@@ -42,12 +41,15 @@ _CPU_BYTES = 2 << 30  # most that references that are solved together take
 
 
 def local_entropy(
-    weights: ArrayLike,
+    weights: ArrayLike | None,
     patterns: ArrayLike,
     labels: ArrayLike,
     deltas: ArrayLike | None = None,
     *,
     distances: ArrayLike | None = None,
+    n_hidden: int | None = None,
+    node: OutputNode | None = None,
+    check: bool = True,
     method: str = "bp",
     beta: float | None = None,
     betas: ArrayLike | None = None,
@@ -68,8 +70,10 @@ def local_entropy(
 
     Parameters
     ----------
-    weights : array_like, shape (K, N) or (R, K, N)
-        One reference or R of them, K odd.  Rows are rescaled to ``|w_k|² = N``: their scale does not matter.
+    weights : array_like, shape (K, N) or (R, K, N), or None
+        One reference or R of them, K odd unless a `node` allows it to be even.  Rows are rescaled to ``|w_k|² = N``:
+        their scale does not matter.  None for no reference: the volume of all solutions under N(0, Δ), with no error
+        allowed (see Notes).
     patterns : array_like, shape (P, N)
         Inputs; ±1 makes "bp" fastest, any real numbers are allowed.
     labels : array_like, shape (P,)
@@ -78,6 +82,14 @@ def local_entropy(
         Prior variances Δ > 0, increasing.  Default: 12 points, geometric from 1e-3 to 4.
     distances : array_like, shape (D,), optional
         Distances d > 0, increasing, at which Φ is wanted instead (then Δ is found to 1e-10).
+    n_hidden : int, optional
+        K, where `weights` are None.
+    node : OutputNode, optional
+        What is asked of each pattern (see `bpflat.nodes`): by default that the majority of the hidden units agrees with
+        the label.  Errors, of w and w', are the patterns that it calls wrong.  A node that weighs patterns allows none,
+        and Φ is the log of the mean of all factors, per weight, at a distance d.
+    check : bool
+        Compare the parts of a node of your own with one another at entry (see `bpflat.nodes.check_node`).
     method : {"bp", "bp-edge", "ep", "mcmc"}
         Belief propagation by its node form (fast) or by plain messages on edges (for comparison); expectation
         propagation with full covariances, slower, and closer where the inputs are correlated, as pixels are; Monte
@@ -123,14 +135,21 @@ def local_entropy(
     log Z stay what they are.  Multiplicative scales go along by themselves.  Scales make "bp" on patterns of ±1 as slow
     as on others, and cost a matrix (P, P) for each hidden unit.
 
+    Without a reference, ``log Z = log P(E(w') = 0)`` of ``w' ~ N(0, Δ)`` is the log volume fraction of the solutions
+    (Gardner's volume, per weight), and ``d = ⟨Σ w'²⟩/(2n)`` half their mean square: Φ(d) is the log fraction of the
+    sphere ``|w'|² = 2nd`` that they take.  Answers do not depend on the norm of w', so that log Z is the same at any Δ,
+    d is Δ/2, and Φ is log Z; one Δ is enough.  Hidden units may then trade places, which correlates them: "bp" and "ep"
+    are good for K = 1, and off by some per cent for K > 1.
+
     Raises
     ------
     ValueError
-        Even K, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite entries, a hidden unit
-        without weights, a pattern of zeros, Δ or d that do not rise, lie outside 1e-12 to 1e12, or are both given, an
-        unknown method, numbers out of bounds, errors and β with "bp-edge", a device that is not there, or one for a
-        method that does not use it; scales of another shape, negative, all zero, or beyond 1e12 times the largest
-        weight of their hidden unit.
+        Even K without a node for it, labels other than ±1, shapes that do not match, empty arrays, NaN or infinite
+        entries, a hidden unit without weights, weights beside `n_hidden` or neither, a pattern of zeros, Δ or d that do
+        not rise, lie outside 1e-12 to 1e12, or are both given, an unknown method, numbers out of bounds, errors and β
+        with "bp-edge", a device that is not there, or one for a method that does not use it; scales of another shape,
+        negative, all zero, or beyond 1e12 times the largest weight of their hidden unit; a node for another K, with
+        parts that do not agree, or one that the method, the device or a cost of errors does not suit.
 
     References
     ----------
@@ -154,24 +173,28 @@ def local_entropy(
         raise ValueError("deltas and distances are both given; give the one at which Φ is wanted")
     beta, tolerance, n_jobs = check_beta(beta), check_tolerance(tolerance), check_jobs(n_jobs)
     costs = None if betas is None else check_grid("betas", betas, zero=True, between=(0.0, COSTS))
-    for name, given in (("beta", beta), ("betas", costs)):
-        if given is not None and method == "bp-edge":
+    for name, cost in (("beta", beta), ("betas", costs)):
+        if cost is not None and method == "bp-edge":
             raise ValueError(f"{name} needs another method; messages on edges know hard patterns only")
     n_samples = check_count("n_samples", n_samples, at_least=100, at_most=10**7, why="kept, for a standard error")
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     device, progress = _check_device(device, method), check_flag("progress", progress)
-    weights, patterns, labels = check_problem(weights, patterns, labels, zero_rows=False)
-    scale_name, scale = check_scale(prior_scale, weights)
-    references = (-1, *weights.shape[-2:])
-    scale = None if scale is None else scale.reshape(references)
-    problem = Problem.of(weights.reshape(references), patterns, labels, beta=beta, scale=scale)
-    n_errors = problem.n_errors
-    if np.any(n_errors) and method == "bp-edge":
-        raise ValueError(
-            f"weights: {np.count_nonzero(n_errors)} of {n_errors.size} references make training errors (the first: "
-            f"{np.flatnonzero(n_errors)[0]}), which messages on edges cannot allow; use another method"
-        )
-    follow: _Follow = along_deltas if distances is None else along_distances
+    posed = pose(
+        weights,
+        patterns,
+        labels,
+        n_hidden=n_hidden,
+        prior_scale=prior_scale,
+        node=node,
+        check=check,
+        beta=beta,
+        betas=costs,
+        method=method,
+        device=device,
+    )
+    problem = posed.problem
+    # without a reference nothing grows out of it
+    follow = partial(along_deltas if distances is None else along_distances, first=np.inf if posed.is_free else FIRST)
     if distances is None:
         grid = check_grid("deltas", np.geomspace(1e-3, 4, 12) if deltas is None else deltas, between=DELTAS)
     else:
@@ -181,9 +204,9 @@ def local_entropy(
         curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
         curves = _curves_together(problem, grid, follow, device=device, **options)
-    bar = tqdm(curves, total=n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
+    bar = tqdm(curves, total=problem.n_errors.size, desc=f"Φ by {method}", unit="reference", disable=not progress)
     points, cumulants = zip(*bar, strict=True)
-    one, shape = weights.ndim == 2, (*weights.shape[:-2], len(grid))
+    one, shape = posed.weights.ndim == 2, (*posed.weights.shape[:-2], len(grid))
     log_mean_exp, error, mean_errors = _stacked(cumulants, one)
 
     def collect(value: Callable[[Point], Any], dtype: type = np.float64) -> NDArray[Any]:
@@ -200,11 +223,12 @@ def local_entropy(
         std_error=if_converged("std_error"),
         converged=collect(lambda p: p.converged, bool),
         n_iter=collect(lambda p: p.n_iter, np.int64),
-        train_error=float(n_errors[0] / len(labels)) if one else n_errors / len(labels),
+        train_error=posed.train_error,
         method=method,
         beta=if_converged("beta"),
-        reference=fingerprint(weights) if one else np.array([fingerprint(w) for w in weights]),
-        scale=scale_name,
+        reference=posed.reference,
+        scale=posed.scale,
+        node=posed.node,
         n_weights=int(problem.n_weights[0]) if one else problem.n_weights,
         betas=costs,
         log_mean_exp=log_mean_exp,
@@ -263,14 +287,14 @@ def _curve(
         return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance)), None
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
         deltas: Sequence[float] = grid.tolist()
-        if follow is along_distances:
+        if follow.func is along_distances:
             deltas = [p.delta for p in run(follow(grid), partial(ep.solve, problem, tolerance=tolerance))]
         return _sampled(problem, deltas, costs, seed, n_samples=n_samples, n_chains=n_chains, n_jobs=n_jobs)
     solve = partial(_FIXED_POINTS[method].solve, tolerance=tolerance)
     points = run(follow(grid), partial(solve, problem))
     if costs is None:
         return points, None
-    path = partial(along_deltas, [p.delta for p in points])
+    path = partial(along_deltas, [p.delta for p in points], **follow.keywords)
     curves = [run(path(), partial(solve, problem.at_cost(beta))) for beta in costs.tolist()]
     return points, _cumulants(curves, problem.n_weights)
 
@@ -332,7 +356,9 @@ def _group(
         return [(points, None) for points in curves]
     deltas = [[p.delta for p in points] for points in curves]
     at_costs = [
-        run_together([along_deltas(row) for row in deltas], partial(solve_for, on_device.at_cost(beta)))
+        run_together(
+            [along_deltas(row, **follow.keywords) for row in deltas], partial(solve_for, on_device.at_cost(beta))
+        )
         for beta in costs.tolist()
     ]
     by_reference = zip(*at_costs, strict=True)

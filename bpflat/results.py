@@ -132,12 +132,12 @@ class LocalEntropyCurve(Curves):
     n_iter : ndarray of int
         Sweeps over all messages, or over all chains, that the point took.
     train_error : float or ndarray of shape (R,)
-        Fraction of training errors of the reference itself.
+        Fraction of training errors of the reference itself; 0 without one.
     method : str
     beta : ndarray
         Cost β of an error, where one was given; else infinite: more errors than the reference's are forbidden.
     reference : str or ndarray of str, shape (R,)
-        `bpflat.committee.fingerprint` of the weights as given.
+        `bpflat.committee.fingerprint` of the weights as given; empty without a reference.
     scale : str
         Scales s of the prior: "isotropic", "multiplicative" (``s = |w|``), "filter", or "given" as an array.
     n_weights : int or ndarray of int, shape (R,), optional
@@ -166,6 +166,9 @@ class LocalEntropyCurve(Curves):
         ``λ̂(β) = nβ (⟨L⟩_β − L₀)``, n being the number of patterns, where a loss was measured.
     learning_coefficient_error : ndarray, shape (D,), optional
         Its standard error.
+    node : str
+        Name of the output node of a committee machine: "majority", or the `name` or class of another that was given;
+        empty for a torch model.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
 
@@ -190,7 +193,7 @@ class LocalEntropyCurve(Curves):
         "converged": "b R? D",
         "n_iter": "i R? D",
         "train_error": "n R?",
-        **dict.fromkeys(("method", "scale"), "U"),
+        **dict.fromkeys(("method", "scale", "node"), "U"),
         "reference": "U Q?",
         "n_weights": "i R?",
         "betas": "f B",
@@ -230,6 +233,7 @@ class LocalEntropyCurve(Curves):
     message: NDArray[np.str_] | None = None
     learning_coefficient: _Floats | None = None
     learning_coefficient_error: _Floats | None = None
+    node: str = "majority"
 
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""

@@ -92,7 +92,8 @@ class CavityEquations(ABC):
 
     def outputs(self, x: Array) -> Outputs:
         """What the output nodes answer to the cavities."""
-        return output_nodes(*self.cavities(x), self.problem.labels, self.problem.n_errors, self.problem.beta)
+        problem = self.problem
+        return output_nodes(problem.node, *self.cavities(x), problem.labels, problem.n_errors, problem.beta)
 
     def _allowed(self, x: Array) -> Array:
         variance = x[..., x.shape[-1] // 2 :]

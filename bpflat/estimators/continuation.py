@@ -13,7 +13,7 @@ import numpy as np
 from bpflat.estimators.point import Point
 
 STRIDE = 4.0  # longest factor between two Δ
-_FIRST, _FINEST = 1e-3, 1.02  # largest Δ to begin at; shortest factor between two Δ
+FIRST, _FINEST = 1e-3, 1.02  # largest Δ to begin at around a reference; shortest factor between two Δ
 _DISTANCE_STEPS = 25
 
 Request = tuple[float, Point | None]  # Δ, and the fixed point to begin from
@@ -77,8 +77,10 @@ def along_distances(distances: Iterable[float], precision: float = 1e-10, **opti
     return points
 
 
-def reach(delta: float, start: Point | None, finest: float = _FINEST) -> Generator[Request, Point, Point]:
-    """Follow the fixed points from `start`, or from a small Δ, up to Δ.
+def reach(
+    delta: float, start: Point | None, *, first: float = FIRST, finest: float = _FINEST
+) -> Generator[Request, Point, Point]:
+    """Follow the fixed points from `start`, or from a Δ of no more than `first`, up to Δ.
 
     Beyond Δ of about 1 the equations can have several solutions; the one meant is that which grows out of the
     reference, so no step is longer than a factor `STRIDE`, also where a longer one would converge.  A step that
@@ -86,8 +88,8 @@ def reach(delta: float, start: Point | None, finest: float = _FINEST) -> Generat
     """
     n_iter, stride, point = 0, STRIDE, start
     if point is None:
-        for first in min(delta, _FIRST) * 10.0 ** -np.arange(4):
-            point = yield first, None
+        for beginning in min(delta, first) * 10.0 ** -np.arange(4):
+            point = yield beginning, None
             n_iter += point.n_iter
             if point.converged:
                 break

@@ -30,18 +30,18 @@ def solve(
         center, offset, scale = problem.weights, np.zeros_like(problem.hidden), silent + 1.0
     else:
         center, offset, scale = silent, problem.hidden, problem.scale
-    floor = offset * 0 + problem.floor
+    offset, floor = offset - problem.node.margin * problem.labels, offset * 0 + problem.floor
     shape = (len(x), *center.shape)
     a, b = (np.zeros(shape), np.zeros(shape)) if start is None else (m.copy() for m in start.messages)
     precision, field = 1 / delta + a.sum(axis=0), center / delta + b.sum(axis=0)
     gradient, curvature, log_z = np.zeros(shape[:2]), np.zeros(shape[:2]), np.zeros(len(x))
     order = np.arange(len(x))
     residual, sweeps = np.inf, 0
+    messages = (a, b, precision, field, gradient, curvature, log_z)
+    labels, factors = problem.labels, problem.node.factors
     while sweeps < max_sweeps and residual > tolerance * (1 - damping):
         sweeps += 1
-        residual = _edge_sweep(
-            x, scale, offset, floor, problem.labels, order, damping, a, b, precision, field, gradient, curvature, log_z
-        )
+        residual = _edge_sweep(x, scale, offset, floor, labels, factors, order, damping, *messages)
     converged = bool(residual <= tolerance * (1 - damping))
     log_z, excess = _bethe(center, delta, a, b, precision, field / precision, log_z)
     n_weights = int(problem.n_weights)

@@ -1,10 +1,11 @@
 """Monte Carlo: log Z(w, Δ) by elliptical slice sampling along a ladder of inverse temperatures.
 
-The measure is ``N(w, Δ) e^{-β E}`` with E the number of training errors, which depends on the weights through the
-pre-activations ``h = s⁰ + √Δ L z`` only, with ``C = L Lᵀ`` and z standard normal: the chains live on z (K, r), r the
-rank of C, and the directions of weight space that no pattern sees are integrated exactly.  Where the prior has scales,
-C and L are those of each hidden unit.  An elliptical slice step costs one product L ν; every point of its ellipse is
-then nearly free.  Replicas at neighbouring β exchange their states, and the stepping stones
+The measure is ``N(w, Δ) e^{-β E}`` with E the number of training errors, or the sum of all energies where the output
+node weighs patterns (then the ladder ends at β = 1).  It depends on the weights through the pre-activations
+``h = s⁰ + √Δ L z`` only, with ``C = L Lᵀ`` and z standard normal: the chains live on z (K, r), r the rank of C, and the
+directions of weight space that no pattern sees are integrated exactly.  Where the prior has scales, C and L are those
+of each hidden unit.  An elliptical slice step costs one product L ν; every point of its ellipse is then nearly free.
+Replicas at neighbouring β exchange their states, and the stepping stones
 ``log Z(β_{j+1})/Z(β_j) = log ⟨e^{-(β_{j+1} - β_j) E}⟩_j`` give log Z, without an integral over β to discretise.
 """
 
@@ -15,29 +16,72 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from bpflat.estimators import tempering
 from bpflat.estimators.point import Point, point_of_samples
 from bpflat.estimators.problem import Problem
+from bpflat.estimators.tables import OutputNode, TableNode
 from bpflat.parallel import over_processes
 from bpflat.randomness import spawn_streams
 
 _LONGEST = 200  # temperatures
+_FORBIDDEN = 1e6  # energy of a forbidden pattern where others are weighed: a ladder leads there, as not to infinity
+
+
+class _Table(NamedTuple):
+    """Costs of patterns by the signs of their pre-activations.
+
+    ``cost[row[p], place]``, (2, S), with the steps (K,) of all positive units of pattern p added to its place.
+    """
+
+    steps: NDArray[np.int32]
+    cost: NDArray[np.float64]
+    row: NDArray[np.int64]
+
+
+class _Costs(NamedTuple):
+    """Costs by a node's own function, where no table holds them."""
+
+    node: OutputNode
+    labels: NDArray[np.float64]
+
+
+def _finite(energies: NDArray, is_hard: bool) -> NDArray[np.float64]:
+    """1 for each error, where errors are counted; else energies, with a high price for what is forbidden."""
+    return np.where(np.isinf(energies), 1.0 if is_hard else _FORBIDDEN, energies)
+
+
+def _energy(offset, a, b, cosine, sine, costs, places):
+    """Total cost of the pre-activations ``offset + a cos θ + b sin θ``, all of shape (K, P): compiled for a table."""
+    energies = costs.node.energy(offset + a * cosine + b * sine, costs.labels)
+    return float(np.sum(_finite(energies, costs.node.is_hard)))
+
+
+@overload(_energy)
+def _compiled_energy(offset, a, b, cosine, sine, costs, places):
+    """`_energy` by a table, within compiled code; places (P,) is room to work."""
+
+    def energy(offset, a, b, cosine, sine, costs, places):
+        n_hidden, n_patterns = a.shape
+        places[:] = 0
+        for k in range(n_hidden):
+            step = costs.steps[k]
+            for p in range(n_patterns):
+                places[p] += step if offset[k, p] + a[k, p] * cosine + b[k, p] * sine >= 0.0 else 0
+        total = 0.0
+        for p in range(n_patterns):
+            total += costs.cost[costs.row[p], places[p]]
+        return total
+
+    return energy
 
 
 @njit(cache=True)
-def _errors(offset, a, b, cosine, sine, labels, votes):
-    """Number of wrong votes of the pre-activations ``offset + a cos θ + b sin θ``, all of shape (K, P)."""
-    n_hidden, n_patterns = a.shape
-    votes[:] = 0
-    for k in range(n_hidden):
-        for p in range(n_patterns):
-            votes[p] += offset[k, p] + a[k, p] * cosine + b[k, p] * sine >= 0.0
-    wrong = 0
-    for p in range(n_patterns):
-        wrong += (2 * votes[p] > n_hidden) != (labels[p] > 0)
-    return wrong
+def _total(offset, a, costs):
+    """`_energy` of ``offset + a``."""
+    return _energy(offset, a, a, 1.0, 0.0, costs, np.empty(offset.shape[1], np.int32))
 
 
 @njit(cache=True)
@@ -52,15 +96,15 @@ def _project(z, factor):
 
 
 @njit(cache=True)
-def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
+def _sweeps(offset, factor, costs, betas, z, a, energy, energies, norms, rng):
     """Run all temperatures for ``len(energies)`` sweeps, in place.
 
     offset (K, P); factor ``√Δ Lᵀ``, as in `_project`; z (T, K, r) the states, a (T, K, P) their ``√Δ z Lᵀ``, energy
-    (T,) their errors.
+    (T,) their costs.
     Fills energies (sweeps, T) and norms (sweeps,), the |z|² at the last temperature.
     """
     n_temperatures, n_hidden, rank = z.shape
-    votes = np.empty(len(labels), np.int32)
+    places = np.empty(offset.shape[1], np.int32)
     for sweep in range(len(energies)):
         for t in range(n_temperatures):
             nu = rng.standard_normal((n_hidden, rank))
@@ -70,15 +114,15 @@ def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
             low, high = theta - 2 * math.pi, theta
             while True:
                 cosine, sine = math.cos(theta), math.sin(theta)
-                wrong = _errors(offset, a[t], b, cosine, sine, labels, votes)
-                if wrong <= allowed:
+                cost = _energy(offset, a[t], b, cosine, sine, costs, places)
+                if cost <= allowed:
                     break
                 if theta < 0:
                     low = theta
                 else:
                     high = theta
                 theta = low + rng.random() * (high - low)
-            energy[t] = wrong
+            energy[t] = cost
             z[t] = z[t] * cosine + nu * sine
             a[t] = a[t] * cosine + b * sine
         for t in range(sweep % 2, n_temperatures - 1, 2):
@@ -92,16 +136,19 @@ def _sweeps(offset, factor, labels, betas, z, a, energy, energies, norms, rng):
 
 
 class _Sampler:
-    """States of one chain of replicas and what its sweeps need: pre-activations (K, P) and ``√Δ Lᵀ``."""
+    """States of one chain of replicas and what its sweeps need: pre-activations (K, P), ``√Δ Lᵀ`` and costs."""
 
-    def __init__(self, hidden, factor, labels, seed):
+    def __init__(self, hidden, factor, costs, seed):
         # copied: what joblib maps from a file can only be read, for which numba would compile all again
-        self.offset, self.factor, self.labels = np.array(hidden), np.array(factor), labels
+        self.offset, self.factor = np.array(hidden), np.array(factor)
+        is_table = isinstance(costs, _Table)
+        self.costs = _Table(*map(np.array, costs)) if is_table else costs
+        self.sweeps = _sweeps if is_table else _sweeps.py_func
         self.rng = np.random.default_rng(seed)
         self.z = self.rng.standard_normal((1, len(hidden), factor.shape[-2]))
         self.a = _project(self.z[0], self.factor)[None]
-        votes = np.empty(len(labels), np.int32)
-        self.energy = np.array([_errors(self.offset, self.a[0], self.a[0], 1.0, 0.0, labels, votes)], dtype=np.float64)
+        total = _total if is_table else _total.py_func
+        self.energy = np.array([total(self.offset, self.a[0], self.costs)])
 
     def grow(self):
         """Add a replica that starts where the last one is."""
@@ -112,13 +159,14 @@ class _Sampler:
     def run(self, betas, n_sweeps):
         """Energies (n_sweeps, T) and |z|² at the last temperature (n_sweeps,)."""
         energies, norms = np.empty((n_sweeps, len(betas))), np.empty(n_sweeps)
-        _sweeps(self.offset, self.factor, self.labels, betas, self.z, self.a, self.energy, energies, norms, self.rng)
+        states = (self.z, self.a, self.energy)
+        self.sweeps(self.offset, self.factor, self.costs, betas, *states, energies, norms, self.rng)
         return energies, norms
 
 
-def _chain(hidden, factor, labels, betas, n_sweeps, seed):
+def _chain(hidden, factor, costs, betas, n_sweeps, seed):
     """Energies (n_sweeps, T) and |z|² (n_sweeps,) of one chain, after annealing along the ladder and a burn-in."""
-    sampler = _Sampler(hidden, factor, labels, seed)
+    sampler = _Sampler(hidden, factor, costs, seed)
     for last in range(1, len(betas) + 1):
         sampler.run(betas[:last], max(20, n_sweeps // 100))
         if last < len(betas):
@@ -138,6 +186,8 @@ def solve(
     n_jobs: int = 1,
 ) -> Point:
     """Estimate log Z at one Δ, with a standard error: of the states with no more than E₀ errors, or at a cost β.
+
+    Where the output node weighs patterns, all states count by their factors.
 
     Parameters
     ----------
@@ -173,7 +223,8 @@ def solve(
         run.norms,
         run.betas,
         int(problem.n_errors),
-        problem.beta,
+        _last_beta(problem),
+        charged=problem.node.is_hard,
         delta=float(delta),
         n_weights=int(problem.n_weights),
         n_sampled=run.n_seen,
@@ -219,22 +270,38 @@ class _Run(NamedTuple):
 
 def _run(problem: Problem, delta: float, n_samples: int, n_chains: int, seed, n_jobs: int) -> _Run:
     """Make a ladder, and run chains on it."""
-    labels = problem.labels
-    # sizes of the patterns as a unit sees them, which change no answer: small ones count as much as others
-    sizes = np.sqrt(np.diagonal(problem.grams, axis1=-2, axis2=-1))
-    sizes = np.where(sizes > 0, sizes, 1.0)
-    hidden = problem.hidden / sizes
+    hidden, sizes, costs = _seen(problem)
     factors = [_factor(gram / np.outer(size, size), delta) for gram, size in zip(problem.grams, sizes, strict=True)]
     rank = max(map(len, factors))
     factor = np.array([np.pad(each, ((0, rank - len(each)), (0, 0))) for each in factors])
     factor = factor if len(factor) > 1 else factor[0]
     seeds = spawn_streams(seed, n_chains + 1)
-    scout = _Sampler(hidden, factor, labels, seeds[-1])
-    betas, reached = tempering.ladder(scout, int(problem.n_errors), problem.beta, max(100, n_samples // 10), _LONGEST)
+    scout = _Sampler(hidden, factor, costs, seeds[-1])
+    last = _last_beta(problem)
+    betas, reached = tempering.ladder(scout, int(problem.n_errors), last, max(100, n_samples // 10), _LONGEST)
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
-    chains = over_processes(_chain, ((hidden, factor, labels, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
+    chains = over_processes(_chain, ((hidden, factor, costs, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
     energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
     return _Run(betas, energies, norms, reached, len(hidden) * rank)
+
+
+def _last_beta(problem: Problem) -> float | None:
+    """β at the end of the ladder; None where it ends at the states that are allowed."""
+    return problem.beta if problem.node.is_hard else 1.0
+
+
+def _seen(problem: Problem) -> tuple[NDArray[np.float64], NDArray[np.float64], _Table | _Costs]:
+    """Pre-activations (K, P), in units of the sizes (1 or K, P) of patterns as a unit sees them, and what they cost."""
+    node, labels = problem.node, problem.labels
+    sizes = np.sqrt(np.diagonal(problem.grams, axis1=-2, axis2=-1))
+    if not isinstance(node, TableNode):
+        return problem.hidden, np.ones_like(sizes), _Costs(node, labels)
+    # the signs of h - σκ are all that counts: in these units small patterns count as much as others
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    plus, minus = _finite(node.energies, node.is_hard)
+    cost = np.array([plus, minus[::-1]])  # a positive unit disagrees with the label -1
+    table = _Table(node.steps.astype(np.int32), cost, np.where(labels > 0, 0, 1))
+    return (problem.hidden - node.margin * labels) / sizes, sizes, table
 
 
 def _factor(gram: NDArray, delta: float) -> NDArray[np.float64]:

@@ -1,12 +1,12 @@
-"""The output nodes: a vote of K noisy signs for each pattern, and errors that may be made.
+"""The output nodes: the factor of each pattern, a vote of K noisy signs for one, and errors that may be made.
 
 Eq. 3 counts every w' with ``E(w') ≤ E₀``.  Given its cavities, pattern μ is right with the probability Z_μ of its
-vote, independently of the others, so that the number of errors is a Poisson-binomial sum.  One factor joins all
+node, independently of the others, so that the number of errors is a Poisson-binomial sum.  One factor joins all
 patterns, ``Z = P(E ≤ E₀)``.  It is linear in every Z_μ, and with the pivotal probability of a pattern,
 
     π_μ = P(E₀ others are wrong) Z_μ / Z        g → π g        Γ → π Γ - π (1 - π) g²
 
-its derivatives follow from those of the vote alone.  This is belief propagation with one more factor, so that
+its derivatives follow from those of the node alone.  This is belief propagation with one more factor, so that
 log Z and the distance that comes with it belong to the same measure.  At a given cost β of an error the factor of each
 pattern is ``e^{-β} + (1 - e^{-β}) 1[right]`` instead, and ``π = (1 - e^{-β}) Z_μ / (Z_μ + e^{-β}(1 - Z_μ))``.
 
@@ -16,8 +16,7 @@ Arrays are those of numpy or of torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -26,6 +25,9 @@ from scipy.special import expit, log_expit
 
 from bpflat.estimators import kernels
 from bpflat.estimators.arrays import Array, like, namespace, on_cpu, to_numpy
+
+if TYPE_CHECKING:
+    from bpflat.estimators.tables import OutputNode
 
 _BISECTIONS = 40
 
@@ -40,12 +42,19 @@ class Outputs(NamedTuple):
 
 
 def output_nodes(
-    omega: Array, variance: Array, labels: Array, n_errors: NDArray[np.int64] | int = 0, beta: float | None = None
+    node: OutputNode,
+    omega: Array,
+    variance: Array,
+    labels: Array,
+    n_errors: NDArray[np.int64] | int = 0,
+    beta: float | None = None,
 ) -> Outputs:
-    """Output nodes that allow errors.
+    """Output nodes that allow errors, if patterns are right or wrong.
 
     Parameters
     ----------
+    node : OutputNode
+        What is asked of each pattern.
     omega, variance : array, shape (..., K, P)
         Cavity means ω and variances V > 0.
     labels : array, shape (P,)
@@ -56,8 +65,8 @@ def output_nodes(
         Cost of an error, where any number of them is allowed instead.
     """
     xp = namespace(omega)
-    g, curvature, log_z = votes(omega, variance, labels)
-    if beta is None and not np.any(n_errors):
+    g, curvature, log_z = node.output(omega, variance, labels)
+    if beta is None and not (node.is_hard and np.any(n_errors)):
         total = xp.sum(log_z, axis=-1)
         return Outputs(g, curvature, total, xp.zeros_like(total))
     if beta is None:
@@ -71,51 +80,54 @@ def output_nodes(
     return Outputs(pi * g, pi * curvature - pi * (1 - pi) * g**2, like(totals, omega), like(errors, omega))
 
 
-def votes(omega: Array, variance: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """g, Γ (..., K, P) and log Z (..., P) of each pattern's vote: compiled on a CPU, through tensors on a GPU."""
+def votes(omega: Array, variance: Array, labels: Array, f: kernels.Factors) -> tuple[Array, Array, Array]:
+    """g, Γ (..., K, P) and log Z (..., P) of the factors of numbers of agreeing units.
+
+    Compiled on a CPU, through tensors on a GPU.
+    """
     if not on_cpu(omega):
-        return _votes_by_tensors(omega, variance, labels)
-    g, curvature, log_z = (like(a, omega) for a in kernels.output_nodes(*map(to_numpy, (omega, variance, labels))))
+        return _votes_by_tensors(omega, variance, labels, f)
+    arrays = map(to_numpy, (omega, variance, labels))
+    g, curvature, log_z = (like(a, omega) for a in kernels.output_nodes(*arrays, f))
     return g, curvature, log_z
 
 
-def _votes_by_tensors(omega: Array, variance: Array, labels: Array) -> tuple[Array, Array, Array]:
+def _votes_by_tensors(omega: Array, variance: Array, labels: Array, f: kernels.Factors) -> tuple[Array, Array, Array]:
     """`votes` by the sums of the compiled kernel, which gets the patterns whose Z might underflow."""
     import torch
 
     n_hidden = omega.shape[-2]
-    m = (n_hidden + 1) // 2
     root = variance.sqrt()
     y = labels * omega / root
     p, q = (0.5 * torch.special.erfc(s * math.sqrt(0.5) * y) for s in (-1, 1))
-    agree = _count_votes(p, q, range(n_hidden))
-    disagree = _count_votes(q, p, range(n_hidden - 1, -1, -1))
-    success, fail = agree[-1][m:].sum(0), agree[-1][:m].sum(0)
+    agree = _count_votes(p, q)
+    success, fail = (torch.tensordot(like(values, y), agree[-1], 1) for values in (f.right, f.wrong))
     density = torch.exp(-0.5 * y * y - 0.5 * math.log(2 * math.pi))
     ratio = torch.empty_like(y)
-    for k in range(n_hidden):
-        # as many of the others agree as disagree: j agree before k, so m - 1 - k + j disagree after it
-        before, after = agree[k], disagree[n_hidden - 1 - k]
-        low, high = max(0, k + 1 - m), min(k, m - 1) + 1
-        ratio[..., k, :] = (before[low:high] * after[m - 1 - k + low : m - 1 - k + high]).sum(0)
+    # what one more agreement is worth with j of the units up to k: the mean over those beyond
+    rest = like(f.gain, y).reshape(-1, *[1] * (y.ndim - 1)).expand(-1, *success.shape)
+    for k in range(n_hidden - 1, -1, -1):
+        low, high = max(0, f.first - (n_hidden - 1 - k)), min(k, f.last) + 1
+        ratio[..., k, :] = (agree[k][low:high] * rest[low:high]).sum(0)
+        rest = rest[:-1] * q[..., k, :] + rest[1:] * p[..., k, :]
     ratio *= density / success[..., None, :]
     # the smaller of the two tails is the one known to full relative precision
     log_z = torch.where(fail < success, torch.log1p(-fail), success.log())
     hard = ~(success > kernels.LIKELY)
     if hard.any():
         hard_y = to_numpy(y.movedim(-2, -1)[hard]).T
-        ratios, _, logs = kernels.output_nodes(hard_y, np.ones(hard_y.shape), np.ones(hard_y.shape[1]))
+        ratios, _, logs = kernels.output_nodes(hard_y, np.ones(hard_y.shape), np.ones(hard_y.shape[1]), f)
         ratio.movedim(-2, -1)[hard] = like(ratios.T, y)
         log_z[hard] = like(logs, y)
     return labels * ratio / root, ratio * (ratio + y) / variance, log_z
 
 
-def _count_votes(p: Array, q: Array, units: Iterable[int]) -> list[Array]:
-    """Distributions (k + 1, ..., P) of how many of the first k `units` say yes, for k = 0, 1, ..., K; p + q = 1."""
+def _count_votes(p: Array, q: Array) -> list[Array]:
+    """Distributions (k + 1, ..., P) of how many of the first k units agree, for k = 0, 1, ..., K; p + q = 1."""
     import torch
 
     counts = [torch.ones_like(p[..., 0, :])[None]]
-    for unit in units:
+    for unit in range(p.shape[-2]):
         before = counts[-1]
         after = torch.empty(len(before) + 1, *before.shape[1:], dtype=p.dtype, device=p.device)
         torch.mul(before, q[..., unit, :], out=after[:-1])

@@ -86,6 +86,7 @@ def point_of_samples(
     n_sampled: int,
     reached: bool,
     rhat: float,
+    charged: bool = True,
 ) -> tuple[Point, tempering.Estimate]:
     """The point that replica exchange finds, with its standard error, and the averages behind it.
 
@@ -107,12 +108,14 @@ def point_of_samples(
         Whether the ladder goes as far as it should.
     rhat : float
         Its largest R-hat.
+    charged : bool
+        Whether Φ is charged with the mean energy at `beta`, a cost of errors, and not the energy itself.
     """
     estimate = tempering.estimate(energies, norms, betas, allowed, beta)
     excess = (estimate.norm - n_sampled) / n_weights
     # Φ = (log Z + β E)/n + (ε - log(1 + ε))/2, to first order in what each sample adds to all of them
     influence = estimate.log_z_influence + 0.5 * excess / (1 + excess) * estimate.norm_influence
-    if beta is not None:
+    if charged and beta is not None:
         influence = influence + beta * estimate.energy_influence
     point = Point(
         delta=delta,
@@ -122,8 +125,8 @@ def point_of_samples(
         n_iter=norms.size,
         residual=rhat - 1,
         messages=(),
-        beta=np.inf if beta is None else beta,
-        errors=estimate.energy / n_weights,
+        beta=beta if charged and beta is not None else np.inf,
+        errors=estimate.energy / n_weights if charged else 0.0,
         std_error=max(tempering.standard_error(influence), 1.0 / norms.size) / n_weights,
     )
     return point, estimate

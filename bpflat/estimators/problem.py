@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.committee import answers, in_unit_range, normalised, preactivations
+from bpflat.committee import in_unit_range, normalised, preactivations
 from bpflat.estimators.arrays import Array, namespace, to_numpy
+from bpflat.estimators.tables import OutputNode, TableNode, majority_vote
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,9 @@ class Problem:
     hidden : array, shape (..., K, P)
         Pre-activations ``X wᵀ/√N`` of the references.
     n_errors : ndarray of int, shape (...)
-        Training errors E₀ that solutions may make.
+        Training errors E₀ that solutions may make, patterns that the node calls wrong; none where it weighs patterns.
+    node : OutputNode
+        What is asked of each pattern.
     beta : float or None
         Cost of an error, where any number of them is allowed instead.
     scale : array, shape (..., K, N), or float
@@ -109,6 +112,7 @@ class Problem:
     weights: NDArray[np.float64] | None
     hidden: Array
     n_errors: NDArray[np.int64]
+    node: OutputNode
     beta: float | None = None
     scale: Array | float = 1.0
     floor: Array | float = 0.0
@@ -120,6 +124,7 @@ class Problem:
         patterns: NDArray[np.float64],
         labels: NDArray[np.float64] | None = None,
         *,
+        node: OutputNode | None = None,
         beta: float | None = None,
         scale: NDArray[np.float64] | None = None,
     ) -> Problem:
@@ -128,23 +133,30 @@ class Problem:
         These are counted from the weights as given: in rescaled rows an exact tie might turn.  Scales (..., K, N) of
         the prior are in the units of the weights as given, too.
         """
+        node = majority_vote(weights.shape[-2]) if node is None else node
+        rows, sizes = normalised(weights)
+        hidden, as_given = (_hidden(each, patterns) for each in (rows, in_unit_range(weights)))
         if labels is None:
             n_errors = np.zeros(weights.shape[:-2], dtype=np.int64)
         else:
-            n_errors = np.asarray(np.count_nonzero(answers(weights, patterns) != labels, axis=-1))
-        rows, sizes = normalised(weights)
-        hidden = np.ascontiguousarray(np.swapaxes(preactivations(rows, patterns), -1, -2))
+            energies = node.energy(np.where((as_given >= 0) == (hidden >= 0), hidden, as_given), labels)
+            n_errors = np.asarray(np.count_nonzero(np.isinf(energies), axis=-1))
         inputs = Inputs(patterns, bool(np.all(np.abs(patterns) == 1)))
-        problem = cls(inputs, labels, rows, hidden, n_errors, beta)
+        problem = cls(inputs, labels, rows, hidden, n_errors, node, beta)
         if scale is None:
             return problem
         scale = scale / sizes[..., None]
         scale = np.where(scale < _SMALLEST, 0.0, scale)
         is_still = scale**2 @ inputs.squares.T == 0
-        signs = np.where(np.swapaxes(preactivations(in_unit_range(weights), patterns), -1, -2) >= 0, 1.0, -1.0)
-        return replace(
-            problem, hidden=np.where(is_still, signs, hidden), scale=scale, floor=np.where(is_still, _CERTAIN**-2, 0.0)
-        )
+        if not is_still.any():
+            return replace(problem, scale=scale, floor=np.zeros(hidden.shape))
+        if not isinstance(node, TableNode):
+            raise ValueError(
+                "prior_scale leaves a unit nothing that a pattern sees, for which this node must be a table"
+            )
+        margin = 0.0 if labels is None else node.margin * labels
+        hidden = np.where(is_still, margin + np.where(as_given >= margin, 1.0, -1.0), hidden)
+        return replace(problem, hidden=hidden, scale=scale, floor=np.where(is_still, _CERTAIN**-2, 0.0))
 
     @property
     def is_isotropic(self) -> bool:
@@ -192,3 +204,8 @@ class Problem:
         tensors = {name: torch.tensor(getattr(self, name), device=device) for name in names}
         patterns = torch.tensor(self.inputs.patterns, device=device)
         return replace(self, inputs=replace(self.inputs, patterns=patterns), weights=None, **tensors)
+
+
+def _hidden(weights: NDArray[np.float64], patterns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pre-activations, a row of patterns for each hidden unit: (..., K, P)."""
+    return np.ascontiguousarray(np.swapaxes(preactivations(weights, patterns), -1, -2))

@@ -237,6 +237,7 @@ def local_entropy(
         sigma=sigmas,
         scale=scale,
         n_weights=passes.n_weights,
+        node="",
         betas=grid,
         provenance=Provenance.here(),
     )

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 import zlib
+from functools import partial
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -26,6 +27,7 @@ from bpflat import (
     load_reduced_fashion_mnist,
     local_energy,
     local_entropy,
+    nodes,
 )
 from bpflat.datasets import binarize_at_median
 from bpflat.optim import EntropySGD, ReplicatedSGD, batchnorm_statistics, focusing
@@ -48,6 +50,9 @@ ANCHORED = {
 UNANCHORED = {"weights": WEIGHTS, "patterns": ANCHORED["patterns"], "labels": LABELS}  # rows of zeros are allowed
 DELTAS = an.grid([0.1, 0.5]).but(zero=[0.0, 0.1], tiny=[1e-320, 0.1])
 DELTA = an.number(0.5).but(zero=0.0, tiny=1e-320, array_of_two=[0.1, 0.5])
+NODE = an.thing(nodes.parity(3)).but(other=nodes.parity(5))
+ENERGIES = an.array([3.0, 1.0, 0.5, 0.0]).but("infinite", negative=[-1.0, 0.0], wrong=np.full(4, np.inf))
+MARGIN = an.number(0.5).but("negative")
 TOLERANCE = an.number(1e-8).but(zero=0.0, loose=1e6)
 
 
@@ -187,7 +192,21 @@ CALLS = {
             "device": an.device("cpu").but("none"),
         },
     ),
-    "bp.make_nodes": (bp.make_nodes, {n: UNANCHORED[n] for n in ("weights", "patterns")}),
+    "local_entropy without a reference": (
+        partial(local_entropy, None),
+        {
+            "patterns": ANCHORED["patterns"].but("narrow"),
+            "labels": LABELS,
+            "deltas": DELTAS.but("none"),
+            "n_hidden": an.count(3),
+            "node": NODE.but("none"),
+            "check": an.flag(True),
+        },
+    ),
+    "bp.make_nodes": (
+        bp.make_nodes,
+        {**{n: UNANCHORED[n] for n in ("weights", "patterns")}, "node": NODE.but("none"), "check": an.flag(True)},
+    ),
     "bp.solve_nodes": (
         bp.solve_nodes,
         {
@@ -206,6 +225,7 @@ CALLS = {
         {
             **UNANCHORED,
             "delta": DELTA,
+            "node": NODE.but("none", weighted=nodes.weighted([1.0, 2.0, 0.5])),
             "start": an.thing(None).but("none"),
             "damping": an.number(0.1).but(all_of_it=1.0),
             "tolerance": TOLERANCE,
@@ -219,6 +239,31 @@ CALLS = {
             "variance": an.array(np.full((8, 3), 0.5)).but(zero=np.zeros((8, 3)), narrow=np.ones((8, 2))),
             "labels": LABELS,
         },
+    ),
+    "committee.tree": (committee.tree, {"weights": an.array(_weights).but(zeros=0 * _weights)}),
+    "nodes.CountNode": (nodes.CountNode, {"energies": ENERGIES, "margin": MARGIN}),
+    "nodes.SignNode": (nodes.SignNode, {"energies": ENERGIES.but(three=[1.0, 2.0, 0.0]), "margin": MARGIN}),
+    "nodes.majority": (
+        nodes.majority,
+        {"n_hidden": an.count(4), "lead": an.count(1).but(many=5), "ties": an.choice("coin"), "margin": MARGIN},
+    ),
+    "nodes.weighted": (
+        nodes.weighted,
+        {
+            "output_weights": an.array([1.0, -1.0]).but(zeros=np.zeros(2), many=np.ones(13)),
+            "lead": an.number(0.0).but(beyond=3.0),
+            "ties": an.choice("coin"),
+            "margin": MARGIN,
+        },
+    ),
+    "nodes.parity": (nodes.parity, {"n_hidden": an.count(4), "margin": MARGIN}),
+    "nodes.cross_entropy": (
+        nodes.cross_entropy,
+        {"n_hidden": an.count(4), "omega": an.number(1.0).but(zero=0.0), "beta": an.number(1.0).but(zero=0.0)},
+    ),
+    "nodes.check_node": (
+        nodes.check_node,
+        {"node": NODE, "n_hidden": an.count(3).but(other=4, says="hidden|n_hidden"), "numbers": an.flag(True)},
     ),
     "flatness.local_energy": (flatness.local_energy, FLATNESS),
     "flatness.local_energy of a subset": (

@@ -11,6 +11,7 @@ MODULES = (
     "bpflat.bp",
     "bpflat.committee",
     "bpflat.flatness",
+    "bpflat.nodes",
     "bpflat.optim",
     "bpflat.optim.focusing",
     "bpflat.theory",

@@ -25,7 +25,7 @@ NEVER = [
     ("figures", "benchmarks"),
     ("figures", "tests"),
     ("benchmarks", "tests"),
-    ("bpflat.estimators", "bpflat.entropy"),
+    *(("bpflat.estimators", f"bpflat.{door}") for door in ("entropy", "posing", "bp", "nodes")),
     *((f"bpflat.{wing}", "bpflat.theory") for wing in ("estimators", "entropy", "flatness", "optim")),
     *(("bpflat.theory", f"bpflat.{wing}") for wing in ("estimators", "entropy", "flatness", "optim")),
     ("bpflat.flatness", "bpflat.entropy"),

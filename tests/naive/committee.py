@@ -75,11 +75,16 @@ def prior_samples(weights, patterns, labels, delta, scale, n_samples, seed=0):
 
 
 def two_patterns(weights, patterns, labels, delta):
-    """``log P(E ≤ E₀)`` under N(w, Δ) for E₀ = 0 and 1, exact for two patterns: all signs of all K units."""
-    overlap = patterns[0] @ patterns[1] / np.sqrt(np.prod(np.sum(patterns**2, axis=1)))
-    fields = weights @ patterns.T / np.sqrt(delta * np.sum(patterns**2, axis=1))  # (K, 2), of variance 1
+    """``log P(E ≤ E₀)`` under N(w, Δ) for E₀ = 0 and 1, exact for two patterns: all signs of all K units.
+
+    Patterns (2, N), or (K, 2, M) where units have inputs of their own.
+    """
     signs = list(itertools.product((-1, 1), repeat=2))
-    quadrants = [{s: _quadrant(h, s, overlap) for s in signs} for h in fields]
+    quadrants = []
+    for w, x in zip(weights, np.broadcast_to(patterns, (len(weights), *np.shape(patterns)[-2:])), strict=True):
+        overlap = x[0] @ x[1] / np.sqrt(np.prod(np.sum(x**2, axis=1)))
+        field = x @ w / np.sqrt(delta * np.sum(x**2, axis=1))  # (2,), of variance 1
+        quadrants.append({s: _quadrant(field, s, overlap) for s in signs})
     chances = [0.0, 0.0, 0.0]  # of so many errors
     for outcome in itertools.product(signs, repeat=len(weights)):
         chance = math.prod(quadrant[s] for quadrant, s in zip(quadrants, outcome, strict=True))
@@ -183,6 +188,34 @@ def output_node_multiprecision(y):
             g.append(float(ratio))
             curvature.append(float(ratio * (ratio + v)))
         return np.array(g), np.array(curvature), np.array([float(mpmath.log(z))])
+
+
+def factor_node(y, energies):
+    """Slope of log Z in y (K,), minus its bend, and log Z, of one pattern with V = 1, by all sets of agreeing units.
+
+    Energies (2^K,) of the sets, ``Σ 2^k`` over their units; in enough digits for any underflow.
+    """
+    with mpmath.workdps(60):
+        y = [mpmath.mpf(float(v)) for v in y]
+        chances = [(mpmath.erfc(v / mpmath.sqrt(2)) / 2, mpmath.erfc(-v / mpmath.sqrt(2)) / 2) for v in y]
+        factors = [mpmath.exp(-mpmath.mpf(float(u))) for u in energies]
+        fails = [-mpmath.expm1(-mpmath.mpf(float(u))) for u in energies]
+
+        def mean(values, chances):
+            products = [mpmath.mpf(1)]
+            for never, always in chances:
+                products = [p * never for p in products] + [p * always for p in products]
+            return mpmath.fdot(zip(products, values, strict=True))
+
+        z = mean(factors, chances)
+        slope, bend = [], []
+        for k, v in enumerate(y):
+            never, always = (mean(factors, [*chances[:k], sure, *chances[k + 1 :]]) for sure in ((1, 0), (0, 1)))
+            ratio = (always - never) * mpmath.exp(-v * v / 2) / mpmath.sqrt(2 * mpmath.pi) / z
+            slope.append(float(ratio))
+            bend.append(float(ratio * (ratio + v)))
+        log_z = mpmath.log1p(-mean(fails, chances)) if z > 0.5 else mpmath.log(z)
+        return np.array(slope), np.array(bend), float(log_z)
 
 
 def belief_propagation(weights, patterns, labels, delta, sweeps, scale=1.0):

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from bpflat import local_entropy
 from bpflat.bp import make_nodes, output_node, solve_nodes
-from bpflat.estimators import ep, node_bp
+from bpflat.estimators import ep, node_bp, tables
 from bpflat.estimators import output_node as output
 from bpflat.estimators.newton import _gmres
 from bpflat.estimators.problem import Problem
@@ -25,6 +25,11 @@ def family(n_hidden=3, inputs="binary", step=0.01, n=4):
     return weights + step * np.arange(n)[:, None, None] * noise, patterns, labels
 
 
+def vote(n_hidden):
+    """Factors of a majority vote."""
+    return tables.majority_vote(n_hidden).factors[0]
+
+
 @pytest.mark.parametrize("compute", [output.votes, output._votes_by_tensors], ids=["kernel", "tensors"])
 class TestOutputNodes:
     @pytest.mark.parametrize("n_hidden", [1, 3, 5, 9])
@@ -33,7 +38,7 @@ class TestOutputNodes:
         omega, labels = 2 * rng.normal(size=(20, n_hidden)), rng.choice([-1.0, 1.0], 20)
         variance = rng.uniform(0.2, 3, size=omega.shape)
         tensors = torch.from_numpy(omega.T[None]), torch.from_numpy(variance.T[None]), torch.from_numpy(labels)
-        g, curvature, log_z = compute(*tensors)
+        g, curvature, log_z = compute(*tensors, vote(n_hidden))
         for got, expected in zip(
             (g[0].T, curvature[0].T, log_z[0]), naive.output_node(omega, variance, labels), strict=True
         ):
@@ -47,10 +52,12 @@ class TestOutputNodes:
         shift = np.array([-200.0, -30.0, -5.0, 0.0, 5.0, 30.0, 200.0])[:, None, None]
         omega = shift + 3 * rng.normal(size=(7, n_hidden, 11))
         variance, labels = rng.uniform(0.2, 3, size=omega.shape), rng.choice([-1.0, 1.0], 11)
-        n_errors = np.array([0, 1, 3, 0, 2, 1, 0])
-        apart = [output.output_nodes(*row, labels, e, beta) for *row, e in zip(omega, variance, n_errors, strict=True)]
-        monkeypatch.setattr(output, "votes", compute)
-        together = output.output_nodes(*map(torch.from_numpy, (omega, variance, labels)), n_errors, beta)
+        n_errors, node = np.array([0, 1, 3, 0, 2, 1, 0]), tables.majority_vote(n_hidden)
+        apart = [
+            output.output_nodes(node, *row, labels, e, beta) for *row, e in zip(omega, variance, n_errors, strict=True)
+        ]
+        monkeypatch.setattr(tables, "votes", compute)
+        together = output.output_nodes(node, *map(torch.from_numpy, (omega, variance, labels)), n_errors, beta)
         for r, alone in enumerate(apart):
             # Γ = g (g + y) magnifies the rounding of g, where hopeless patterns pull hard
             size = np.abs(alone.curvature).max()
@@ -62,7 +69,7 @@ class TestOutputNodes:
     def test_safe_patterns_keep_relative_precision(self, compute):
         for y in (9.0, 20.0, 35.0):
             tensor = torch.full((1, 1, 1), y, dtype=torch.float64)
-            got = compute(tensor, torch.ones_like(tensor), torch.ones(1, dtype=torch.float64))
+            got = compute(tensor, torch.ones_like(tensor), torch.ones(1, dtype=torch.float64), vote(1))
             expected = output_node(np.array([[y]]), np.array([[1.0]]), np.array([1.0]))
             for a, b in zip(got, expected, strict=True):
                 assert_allclose(a.ravel(), b.ravel(), rtol=1e-12)

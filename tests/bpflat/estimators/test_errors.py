@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from bpflat import local_entropy
 from bpflat.estimators.output_node import count_errors, output_nodes
+from bpflat.estimators.tables import majority_vote
 from tests.instances import random_instance
 from tests.naive import committee as naive
 
@@ -53,7 +54,8 @@ class TestOutputNode:
         """Derivatives g and Γ of the logarithm of the factor that joins four patterns."""
         rng = np.random.default_rng(0)
         omega, variance, labels = rng.normal(size=(4, 5)).T, rng.uniform(0.5, 2, size=(4, 5)).T, np.ones(4)
-        here, h = output_nodes(omega, variance, labels, **allowed), 1e-5
+        node = majority_vote(5)
+        here, h = output_nodes(node, omega, variance, labels, **allowed), 1e-5
         right = np.array([naive.majority(norm.cdf(o / np.sqrt(v))) for o, v in zip(omega.T, variance.T, strict=True)])
         if "beta" in allowed:
             expected = np.log(right + np.exp(-1.5) * (1 - right)).sum()
@@ -64,7 +66,7 @@ class TestOutputNode:
         for place in np.ndindex(5, 4):
             step = np.zeros((5, 4))
             step[place] = h
-            up, down = (output_nodes(omega + s * step, variance, labels, **allowed) for s in (1, -1))
+            up, down = (output_nodes(node, omega + s * step, variance, labels, **allowed) for s in (1, -1))
             assert_allclose((up.log_z - down.log_z) / (2 * h), here.g[place], rtol=1e-6, atol=1e-10)
             assert_allclose((down.g[place] - up.g[place]) / (2 * h), here.curvature[place], rtol=1e-6, atol=1e-9)
 

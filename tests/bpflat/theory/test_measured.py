@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from bpflat import local_entropy, theory
-from bpflat.bp import make_nodes, solve_nodes
 from tests.instances import random_instance
 
 matplotlib.use("Agg")
@@ -29,15 +28,24 @@ def instances(alpha, labels, n_inputs=N):
         yield teacher, patterns, given
 
 
-@pytest.mark.parametrize(("labels", "alpha"), [("random", 0.5), ("random", 1.0), ("teacher", 1.0), ("teacher", 2.0)])
-def test_volume(labels, alpha):
+@pytest.mark.parametrize(
+    ("labels", "alpha", "method"),
+    [
+        ("random", 0.5, "bp"),
+        ("random", 1.0, "bp"),
+        ("teacher", 1.0, "bp"),
+        ("teacher", 2.0, "bp"),
+        ("random", 0.5, "ep"),
+    ],
+)
+def test_volume(labels, alpha, method):
     """Without a reference, under N(0, 1)."""
-    points = [
-        solve_nodes(make_nodes(np.zeros((1, N)), patterns), given, 1.0)
+    curves = [
+        local_entropy(None, patterns, given, [1.0], n_hidden=1, method=method)
         for _, patterns, given in instances(alpha, labels)
     ]
-    assert all(point.converged for point in points)
-    assert_within_errors([point.log_z for point in points], theory.volume([alpha], labels=labels).phi[0])
+    assert all(curve.converged for curve in curves)
+    assert_within_errors([curve.phi[0] for curve in curves], theory.volume([alpha], labels=labels).phi[0])
 
 
 def test_around_a_teacher():
