@@ -18,6 +18,7 @@ from bpflat.arguments import (
     check_flag,
     check_grid,
     check_jobs,
+    check_patterns,
     check_problem,
     check_scale,
 )
@@ -26,8 +27,10 @@ from bpflat.committee import fingerprint
 from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
 from bpflat.estimators.continuation import STRIDE, Path, along_deltas, along_distances, run, run_together
 from bpflat.estimators.point import Point
+from bpflat.estimators.posterior import Question, finished
 from bpflat.estimators.problem import Problem
 from bpflat.parallel import over_processes
+from bpflat.posterior import fields_of
 from bpflat.provenance import Provenance
 from bpflat.randomness import spawn_streams, stream
 from bpflat.results import LocalEntropyCurve
@@ -52,6 +55,8 @@ def local_entropy(
     beta: float | None = None,
     betas: ArrayLike | None = None,
     prior_scale: str | ArrayLike | None = None,
+    predict_at: ArrayLike | None = None,
+    marginals: bool = False,
     seed: int | None = None,
     tolerance: float = 1e-9,
     n_samples: int = 4000,
@@ -93,6 +98,12 @@ def local_entropy(
         Scales s ≥ 0 of the prior, ``w' = w + √Δ s⊙z`` with z standard normal, in the units of weights as given;
         "multiplicative" is ``s = |w|``, the noise of eq. 4 with σ = √Δ.  By default s is the root mean square of the
         weights of a hidden unit, ``|w_k|/√N``: the prior N(w, Δ) of rows with norm √N.  Weights with s = 0 stay.
+    predict_at : array_like, shape (Q, N), optional
+        New patterns at which the w' that Φ counts shall vote, for `LocalEntropyCurve.predict` and `.test_error`.  The
+        curve holds Q numbers a point for it, by "mcmc" as many again for each chain.
+    marginals : bool
+        Whether the curve shall hold means and variances of these w': 2KN numbers a point, by "mcmc" 4KN.  Either of the
+        two adds their overlaps.
     seed : int, optional
         Seed of "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
     tolerance : float
@@ -130,7 +141,7 @@ def local_entropy(
         without weights, a pattern of zeros, Δ or d that do not rise, lie outside 1e-12 to 1e12, or are both given, an
         unknown method, numbers out of bounds, errors and β with "bp-edge", a device that is not there, or one for a
         method that does not use it; scales of another shape, negative, all zero, or beyond 1e12 times the largest
-        weight of their hidden unit.
+        weight of their hidden unit; patterns to predict at of another N.
 
     References
     ----------
@@ -162,6 +173,10 @@ def local_entropy(
     device, progress = _check_device(device, method), check_flag("progress", progress)
     weights, patterns, labels = check_problem(weights, patterns, labels, zero_rows=False)
     scale_name, scale = check_scale(prior_scale, weights)
+    marginals = check_flag("marginals", marginals)
+    if predict_at is not None:
+        predict_at = check_patterns(predict_at, weights.shape[-1], name="predict_at")
+    question = None if predict_at is None and not marginals else Question(predict_at, marginals)
     references = (-1, *weights.shape[-2:])
     scale = None if scale is None else scale.reshape(references)
     problem = Problem.of(weights.reshape(references), patterns, labels, beta=beta, scale=scale)
@@ -177,6 +192,7 @@ def local_entropy(
     else:
         grid = check_grid("distances", distances)
     options: dict[str, Any] = {"method": method, "tolerance": tolerance, "costs": costs, "n_jobs": n_jobs}
+    options["question"] = question
     if device is None:
         curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
@@ -210,6 +226,7 @@ def local_entropy(
         log_mean_exp=log_mean_exp,
         log_mean_exp_error=error,
         mean_errors=mean_errors,
+        **fields_of(points, shape),
         provenance=Provenance.here(),
     )
 
@@ -256,18 +273,21 @@ def _curve(
     n_chains: int,
     n_jobs: int,
     costs: _Floats | None,
+    question: Question | None,
 ) -> _Curve:
     """All points of one reference, and its cumulants."""
     if method == "bp-edge":
+        finish = partial(finished, problem, question, edge_bp.posterior)
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance)), None
+        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance), finish), None
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
         deltas: Sequence[float] = grid.tolist()
         if follow is along_distances:
             deltas = [p.delta for p in run(follow(grid), partial(ep.solve, problem, tolerance=tolerance))]
-        return _sampled(problem, deltas, costs, seed, n_samples=n_samples, n_chains=n_chains, n_jobs=n_jobs)
-    solve = partial(_FIXED_POINTS[method].solve, tolerance=tolerance)
-    points = run(follow(grid), partial(solve, problem))
+        options = {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
+        return _sampled(problem, deltas, costs, seed, question, **options)
+    solve, posterior = partial(_FIXED_POINTS[method].solve, tolerance=tolerance), _FIXED_POINTS[method].posterior
+    points = run(follow(grid), partial(solve, problem), partial(finished, problem, question, posterior))
     if costs is None:
         return points, None
     path = partial(along_deltas, [p.delta for p in points])
@@ -276,11 +296,17 @@ def _curve(
 
 
 def _sampled(
-    problem: Problem, deltas: Sequence[float], costs: _Floats | None, seed: np.random.SeedSequence, **options: Any
+    problem: Problem,
+    deltas: Sequence[float],
+    costs: _Floats | None,
+    seed: np.random.SeedSequence,
+    question: Question | None,
+    **options: Any,
 ) -> _Curve:
     """Points by Monte Carlo, and cumulants by chains of their own, so that points do not depend on the costs."""
     seeds = spawn_streams(seed, len(deltas))
-    points = [monte_carlo.solve(problem, d, seed=s, **options) for d, s in zip(deltas, seeds, strict=True)]
+    told = options | {"question": question}
+    points = [monte_carlo.solve(problem, d, seed=s, **told) for d, s in zip(deltas, seeds, strict=True)]
     if costs is None:
         return points, None
     seeds = [stream(s, _CUMULANTS) for s in seeds]
@@ -317,6 +343,7 @@ def _group(
     tolerance: float,
     device: str,
     costs: _Floats | None,
+    question: Question | None,
 ) -> list[_Curve]:
     """All points, and cumulants, of R references that are solved together."""
     on_device = problem.on(device)
@@ -327,7 +354,10 @@ def _group(
         members = whole.take(np.array(rows))
         return _FIXED_POINTS[method].solve_together(members, deltas, starts, tolerance=tolerance)
 
-    curves = run_together([follow(grid) for _ in problem.hidden], partial(solve_for, on_device))
+    def finish(r: int, point: Point) -> Point:
+        return finished(problem.take(r), question, _FIXED_POINTS[method].posterior, point)
+
+    curves = run_together([follow(grid) for _ in problem.hidden], partial(solve_for, on_device), finish)
     if costs is None:
         return [(points, None) for points in curves]
     deltas = [[p.delta for p in points] for points in curves]
