@@ -83,7 +83,7 @@ def report(measured: Sequence[Measured]) -> str:
     """Both tables: what the posteriors give, and how the methods agree."""
     near, far = (f"{DELTAS[i] / 2:g}" for i in (NEAR, FAR))
     rules = [f"{label}, d = {d}" for d in (near, far) for label in RULES.values()]
-    rows = [("algorithm", "centre", *rules, f"Bayes − centre, d = {far}", f"balanced, d = {far}")]
+    rows = [("algorithm", "centre", *rules, f"Bayes − centre, d = {far}", f"Bayes − centre, balanced, d = {far}")]
     for one in measured:
         minima, errors = one.minima, one.errors["ep"]
         cells = [mean_and_error(100 * getattr(errors, rule)[:, i]) for i in (NEAR, FAR) for rule in RULES]

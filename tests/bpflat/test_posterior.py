@@ -1,14 +1,17 @@
 """The local posterior: exact moments, rejection sampling, limits, and one answer however it is computed."""
 
+import doctest
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal, norm, truncnorm
 
-from bpflat import LocalEntropyCurve, committee, local_energy, local_entropy
+from bpflat import LocalEntropyCurve, committee, local_energy, local_entropy, posterior
 from bpflat.estimators import ep
+from bpflat.estimators.continuation import reach
 from bpflat.estimators.problem import Problem
 from tests.instances import random_instance
 
@@ -271,6 +274,12 @@ class TestOneAnswer:
             assert_array_equal(getattr(plain, name), getattr(asked, name))
 
 
+def test_examples():
+    """Those of methods that the curve inherits."""
+    results = doctest.testmod(posterior)
+    assert results.attempted and not results.failed
+
+
 class TestHeld:
     @pytest.fixture(params=["bp", "mcmc"])
     def curve(self, request):
@@ -322,9 +331,6 @@ class TestHeld:
 
 def failing(largest):
     """`continuation.reach` that fails beyond a Δ."""
-    from dataclasses import replace
-
-    from bpflat.estimators.continuation import reach
 
     def stopped(delta, start, **options):
         point = yield from reach(delta, start, **options)
