@@ -159,26 +159,28 @@ def check_weights(
     return weights
 
 
-def check_patterns(patterns: ArrayLike, n_inputs: int, *, zero_rows: bool = True) -> NDArray[np.float64]:
-    """Return `patterns` as float64, shape (P, N): entries to ±1e70, and no pattern of smaller ones than 1e-70 alone.
+def check_patterns(
+    patterns: ArrayLike, n_inputs: int, *, name: str = "patterns", zero_rows: bool = True
+) -> NDArray[np.float64]:
+    """Return `patterns`, called `name`, as float64 (P, N): entries to ±1e70, and none of smaller ones than 1e-70 alone.
 
     Their fourth powers enter the equations.  Without `zero_rows`, no pattern may be zero altogether.
     """
-    patterns = reals("patterns", patterns)
+    patterns = reals(name, patterns)
     if patterns.ndim != 2:
-        raise ValueError(f"patterns must have shape (P, N), not {patterns.shape}")
+        raise ValueError(f"{name} must have shape (P, N), not {patterns.shape}")
     if patterns.size and patterns.shape[1] != n_inputs:
-        raise ValueError(f"patterns have N = {patterns.shape[1]} inputs but weights have N = {n_inputs}")
-    patterns = check_array("patterns", patterns, between=(-np.inf, np.inf))
+        raise ValueError(f"{name} have N = {patterns.shape[1]} inputs but weights have N = {n_inputs}")
+    patterns = check_array(name, patterns, between=(-np.inf, np.inf))
     largest = np.maximum(patterns.max(axis=1), -patterns.min(axis=1))
     extreme = (largest > LARGEST) | ((largest < 1 / LARGEST) & (largest > 0))
     if extreme.any():
         raise ValueError(
-            f"patterns must be of sizes between {1 / LARGEST:g} and {LARGEST:g}, whose fourth powers are numbers; "
+            f"{name} must be of sizes between {1 / LARGEST:g} and {LARGEST:g}, whose fourth powers are numbers; "
             f"found one with a largest entry of {largest[extreme][0]:g}; rescale it, which changes no answer"
         )
     if not (zero_rows or largest.all()):
-        raise ValueError("patterns hold one of zeros only: no weights can change its answer; leave it out")
+        raise ValueError(f"{name} hold one of zeros only: no weights can change its answer; leave it out")
     return patterns
 
 

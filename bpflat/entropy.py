@@ -18,15 +18,18 @@ from bpflat.arguments import (
     check_flag,
     check_grid,
     check_jobs,
+    check_patterns,
 )
 from bpflat.bp import COSTS, DELTAS, check_beta, check_tolerance
 from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
 from bpflat.estimators.continuation import FIRST, STRIDE, Path, along_deltas, along_distances, run, run_together
 from bpflat.estimators.point import Point
+from bpflat.estimators.posterior import Question, finished
 from bpflat.estimators.problem import Problem
-from bpflat.estimators.tables import OutputNode
+from bpflat.estimators.tables import OutputNode, majority_vote
 from bpflat.parallel import over_processes
 from bpflat.posing import pose
+from bpflat.posterior import fields_of
 from bpflat.provenance import Provenance
 from bpflat.randomness import spawn_streams, stream
 from bpflat.results import LocalEntropyCurve
@@ -54,6 +57,8 @@ def local_entropy(
     beta: float | None = None,
     betas: ArrayLike | None = None,
     prior_scale: str | ArrayLike | None = None,
+    predict_at: ArrayLike | None = None,
+    marginals: bool = False,
     seed: int | None = None,
     tolerance: float = 1e-9,
     n_samples: int = 4000,
@@ -105,6 +110,12 @@ def local_entropy(
         Scales s ≥ 0 of the prior, ``w' = w + √Δ s⊙z`` with z standard normal, in the units of weights as given;
         "multiplicative" is ``s = |w|``, the noise of eq. 4 with σ = √Δ.  By default s is the root mean square of the
         weights of a hidden unit, ``|w_k|/√N``: the prior N(w, Δ) of rows with norm √N.  Weights with s = 0 stay.
+    predict_at : array_like, shape (Q, N), optional
+        New patterns at which the w' that Φ counts shall vote, for `LocalEntropyCurve.predict` and `.test_error`.  The
+        curve holds Q numbers a point for it, by "mcmc" as many again for each chain.
+    marginals : bool
+        Whether the curve shall hold means and variances of these w': 2KN numbers a point, by "mcmc" 4KN.  Either of the
+        two adds their overlaps.
     seed : int, optional
         Seed of "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
     tolerance : float
@@ -149,7 +160,8 @@ def local_entropy(
         not rise, lie outside 1e-12 to 1e12, or are both given, an unknown method, numbers out of bounds, errors and β
         with "bp-edge", a device that is not there, or one for a method that does not use it; scales of another shape,
         negative, all zero, or beyond 1e12 times the largest weight of their hidden unit; a node for another K, with
-        parts that do not agree, or one that the method, the device or a cost of errors does not suit.
+        parts that do not agree, or one that the method, the device, a cost of errors or `predict_at` does not suit;
+        patterns to predict at of another N.
 
     References
     ----------
@@ -193,6 +205,7 @@ def local_entropy(
         device=device,
     )
     problem = posed.problem
+    question = _question(problem, predict_at, marginals)
     # without a reference nothing grows out of it
     follow = partial(along_deltas if distances is None else along_distances, first=np.inf if posed.is_free else FIRST)
     if distances is None:
@@ -200,6 +213,7 @@ def local_entropy(
     else:
         grid = check_grid("distances", distances)
     options: dict[str, Any] = {"method": method, "tolerance": tolerance, "costs": costs, "n_jobs": n_jobs}
+    options["question"] = question
     if device is None:
         curves = _curves_apart(problem, grid, follow, n_samples=n_samples, n_chains=n_chains, seed=seed, **options)
     else:
@@ -234,8 +248,20 @@ def local_entropy(
         log_mean_exp=log_mean_exp,
         log_mean_exp_error=error,
         mean_errors=mean_errors,
+        **fields_of(points, shape),
         provenance=Provenance.here(),
     )
+
+
+def _question(problem: Problem, predict_at: ArrayLike | None, marginals: bool) -> Question | None:
+    """What curves shall tell of local posteriors, if anything."""
+    marginals = check_flag("marginals", marginals)
+    if predict_at is None:
+        return Question(None, marginals) if marginals else None
+    patterns = check_patterns(predict_at, problem.inputs.n_inputs, name="predict_at")
+    if problem.node is not majority_vote(problem.hidden.shape[-2]):
+        raise ValueError("predict_at is for votes by majority; leave it out where a node is given")
+    return Question(patterns, marginals)
 
 
 def _check_device(device: str | None, method: str) -> str | None:
@@ -280,18 +306,21 @@ def _curve(
     n_chains: int,
     n_jobs: int,
     costs: _Floats | None,
+    question: Question | None,
 ) -> _Curve:
     """All points of one reference, and its cumulants."""
     if method == "bp-edge":
+        finish = partial(finished, problem, question, edge_bp.posterior)
         # finest = STRIDE: what failed was too slow, and would be again
-        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance)), None
+        return run(follow(grid, finest=STRIDE), partial(edge_bp.solve, problem, tolerance=tolerance), finish), None
     if method == "mcmc":  # no chain can be steered to a distance: expectation propagation finds the Δ
         deltas: Sequence[float] = grid.tolist()
         if follow.func is along_distances:
             deltas = [p.delta for p in run(follow(grid), partial(ep.solve, problem, tolerance=tolerance))]
-        return _sampled(problem, deltas, costs, seed, n_samples=n_samples, n_chains=n_chains, n_jobs=n_jobs)
-    solve = partial(_FIXED_POINTS[method].solve, tolerance=tolerance)
-    points = run(follow(grid), partial(solve, problem))
+        options = {"n_samples": n_samples, "n_chains": n_chains, "n_jobs": n_jobs}
+        return _sampled(problem, deltas, costs, seed, question, **options)
+    solve, posterior = partial(_FIXED_POINTS[method].solve, tolerance=tolerance), _FIXED_POINTS[method].posterior
+    points = run(follow(grid), partial(solve, problem), partial(finished, problem, question, posterior))
     if costs is None:
         return points, None
     path = partial(along_deltas, [p.delta for p in points], **follow.keywords)
@@ -300,11 +329,17 @@ def _curve(
 
 
 def _sampled(
-    problem: Problem, deltas: Sequence[float], costs: _Floats | None, seed: np.random.SeedSequence, **options: Any
+    problem: Problem,
+    deltas: Sequence[float],
+    costs: _Floats | None,
+    seed: np.random.SeedSequence,
+    question: Question | None,
+    **options: Any,
 ) -> _Curve:
     """Points by Monte Carlo, and cumulants by chains of their own, so that points do not depend on the costs."""
     seeds = spawn_streams(seed, len(deltas))
-    points = [monte_carlo.solve(problem, d, seed=s, **options) for d, s in zip(deltas, seeds, strict=True)]
+    told = options | {"question": question}
+    points = [monte_carlo.solve(problem, d, seed=s, **told) for d, s in zip(deltas, seeds, strict=True)]
     if costs is None:
         return points, None
     seeds = [stream(s, _CUMULANTS) for s in seeds]
@@ -341,6 +376,7 @@ def _group(
     tolerance: float,
     device: str,
     costs: _Floats | None,
+    question: Question | None,
 ) -> list[_Curve]:
     """All points, and cumulants, of R references that are solved together."""
     on_device = problem.on(device)
@@ -351,7 +387,10 @@ def _group(
         members = whole.take(np.array(rows))
         return _FIXED_POINTS[method].solve_together(members, deltas, starts, tolerance=tolerance)
 
-    curves = run_together([follow(grid) for _ in problem.hidden], partial(solve_for, on_device))
+    def finish(r: int, point: Point) -> Point:
+        return finished(problem.take(r), question, _FIXED_POINTS[method].posterior, point)
+
+    curves = run_together([follow(grid) for _ in problem.hidden], partial(solve_for, on_device), finish)
     if costs is None:
         return [(points, None) for points in curves]
     deltas = [[p.delta for p in points] for points in curves]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
 from bpflat.layout import check_finite
+from bpflat.posterior import HeldPosterior
 from bpflat.storage import StoredResult
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Cumulants:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalEntropyCurve(Curves):
+class LocalEntropyCurve(Curves, HeldPosterior):
     """Local entropy around one reference or R of them, one entry a point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
@@ -169,6 +170,20 @@ class LocalEntropyCurve(Curves):
     node : str
         Name of the output node of a committee machine: "majority", or the `name` or class of another that was given;
         empty for a torch model.
+    overlap, overlap_error : ndarray, optional
+        ``Σ_ki ⟨w'_ki⟩²/(KN)``, the overlap of two independent w' among those that Φ counts, in units where rows of w
+        have norm √N; and its standard error.  This and what follows are there where `predict_at` or `marginals` of
+        `bpflat.local_entropy` asked for it; standard errors are NaN, or absent, for methods that do not sample.
+    reference_overlap, reference_overlap_error : ndarray, optional
+        The same of w' and w, ``Σ_ki ⟨w'_ki⟩ w_ki/(KN)``.
+    vote_probability : ndarray, shape (D, Q) or (R, D, Q), optional
+        Probability that the output of such a w' is +1, at each of Q patterns.
+    vote_jackknife : ndarray, shape (D, C, Q) or (R, D, C, Q), optional
+        The same without each of C chains, one after the other: the spread is the standard error.
+    weight_mean, weight_variance : ndarray, shape (D, K, N) or (R, D, K, N), optional
+        Means and variances of the weights w', in the units of the overlaps.
+    weight_mean_error, weight_variance_error : ndarray, shape (D, K, N) or (R, D, K, N), optional
+        Their standard errors.
     provenance : Provenance
         Versions and revision that it was measured with; it does not count in comparisons.
 
@@ -203,6 +218,7 @@ class LocalEntropyCurve(Curves):
         **dict.fromkeys(("learning_coefficient", "learning_coefficient_error"), "f D"),
         "n_temperatures": "i D",
         "message": "U D",
+        **HeldPosterior.posterior_layout,
     }
     _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 

@@ -20,17 +20,26 @@ Request = tuple[float, Point | None]  # Δ, and the fixed point to begin from
 Path = Generator[Request, Point, list[Point]]  # asks for fixed points, is sent them, and returns a curve
 
 
-def run(path: Path, solve: Callable[..., Point]) -> list[Point]:
-    """Give a path the fixed points that it asks for, by ``solve(delta, start=...)``."""
+def bare(point: Point) -> Point:
+    """A point without its messages, of which long curves would be heavy."""
+    return replace(point, messages=())
+
+
+def run(path: Path, solve: Callable[..., Point], finish: Callable[[Point], Point] = bare) -> list[Point]:
+    """Give a path the fixed points that it asks for, by ``solve(delta, start=...)``; returns its finished points."""
     try:
         delta, start = next(path)
         while True:
             delta, start = path.send(solve(delta, start=start))
     except StopIteration as end:
-        return [replace(point, messages=()) for point in end.value]
+        return list(map(finish, end.value))
 
 
-def run_together(paths: Sequence[Path], solve: Callable[..., list[Point]]) -> list[list[Point]]:
+def run_together(
+    paths: Sequence[Path],
+    solve: Callable[..., list[Point]],
+    finish: Callable[[int, Point], Point] = lambda index, point: bare(point),
+) -> list[list[Point]]:
     """`run` for many paths in step: one call ``solve(indices, deltas, starts)`` for all that are still under way."""
     curves: list[list[Point]] = [[] for _ in paths]
     asked = {r: next(path) for r, path in enumerate(paths)}
@@ -41,7 +50,7 @@ def run_together(paths: Sequence[Path], solve: Callable[..., list[Point]]) -> li
                 asked[r] = paths[r].send(point)
             except StopIteration as end:
                 del asked[r]
-                curves[r] = [replace(point, messages=()) for point in end.value]
+                curves[r] = [finish(r, point) for point in end.value]
     return curves
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bpflat.estimators.kernels import _edge_sweep
 from bpflat.estimators.point import Point
+from bpflat.estimators.posterior import IndependentWeights
 from bpflat.estimators.problem import Problem
 
 
@@ -25,12 +26,10 @@ def solve(
     max_sweeps: int = 2000,
 ) -> Point:
     """Find the fixed point of one reference as `bpflat.bp.solve_edges` does, with messages A and B (P, K, N)."""
-    x, silent = np.ascontiguousarray(problem.inputs.x), np.zeros_like(problem.weights)
-    if problem.is_isotropic:
-        center, offset, scale = problem.weights, np.zeros_like(problem.hidden), silent + 1.0
-    else:
-        center, offset, scale = silent, problem.hidden, problem.scale
-    offset, floor = offset - problem.node.margin * problem.labels, offset * 0 + problem.floor
+    x, center = np.ascontiguousarray(problem.inputs.x), _center(problem)
+    offset = np.zeros_like(problem.hidden) if problem.is_isotropic else problem.hidden
+    offset, scale = offset - problem.node.margin * problem.labels, center * 0 + problem.scale
+    floor = offset * 0 + problem.floor
     shape = (len(x), *center.shape)
     a, b = (np.zeros(shape), np.zeros(shape)) if start is None else (m.copy() for m in start.messages)
     precision, field = 1 / delta + a.sum(axis=0), center / delta + b.sum(axis=0)
@@ -47,6 +46,19 @@ def solve(
     n_weights = int(problem.n_weights)
     excess *= center.size / n_weights
     return Point(float(delta), log_z / n_weights, excess, converged, sweeps, float(residual), (a, b))
+
+
+def posterior(problem: Problem, point: Point) -> IndependentWeights:
+    """The weights of one reference at a point that `solve` found."""
+    center, scale, (a, b) = _center(problem), problem.scale, point.messages
+    precision = 1 / point.delta + a.sum(axis=0)
+    field = center / point.delta + b.sum(axis=0)
+    return IndependentWeights(scale * (field / precision - center), scale**2 / precision)
+
+
+def _center(problem):
+    """What the messages are about in the reference: its weights, or 0 (K, N) where the prior has scales."""
+    return problem.weights if problem.is_isotropic else np.zeros_like(problem.weights)
 
 
 def _bethe(center, delta, a, b, precision, mean, log_z):

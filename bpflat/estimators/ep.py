@@ -19,7 +19,8 @@ Gaussian Processes for Machine Learning, MIT Press 2006, Section 3.6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -142,6 +143,63 @@ class SiteEquations(CavityEquations):
         spread = force @ grams[0] if self.problem.is_isotropic else _apply(grams, force)
         excess = xp.sum(self.delta * force * spread - diagonal * tau, axis=(-2, -1))
         return Solution(log_z, excess, outputs.errors, xp.all(signs > 0, axis=-1), (nu, tau))
+
+
+@dataclass(frozen=True)
+class CorrelatedWeights:
+    """The weights of one reference: their prior N(w, Δs²), times the Gaussian sites of their pre-activations.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (K, N)
+        Of the displacements ``w' - w``: ``Δ s² Σ_μ x̂_μ (ν - τ⟨h⟩)``.
+    prior : ndarray, shape (K, N)
+        Their variances ``Δs²`` without sites.
+    x : ndarray, shape (P, N)
+        x̂.
+    kernel : ndarray, shape (K or 1, P, P)
+        ``ΔC``.
+    tau : ndarray, shape (K, P)
+    """
+
+    mean: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    x: NDArray[np.float64]
+    kernel: NDArray[np.float64]
+    tau: NDArray[np.float64]
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """As in `posterior.GaussianWeights`."""
+        return self.prior - self._explained(self.x * prior for prior in self.prior)
+
+    def variance_along(self, directions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """As in `posterior.GaussianWeights`."""
+        whole = self.prior @ np.square(directions).T
+        return whole - self._explained((self.x * prior) @ directions.T for prior in self.prior)
+
+    def _explained(self, covariances: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """What sites take off prior variances: ``cᵀ diag τ (I + ΔC diag τ)⁻¹ c`` (K, M).
+
+        The prior's covariances c (P, M) of each unit are those with the pre-activations of the training patterns.
+        """
+        kernels, rows = np.broadcast_to(self.kernel, (*self.tau.shape, self.tau.shape[-1])), []
+        for kernel, tau, strong, covariance in zip(
+            kernels, self.tau, _strong(kernels, self.tau), covariances, strict=True
+        ):
+            seen = covariance[strong]
+            answer = np.linalg.solve(_precision(kernel, tau, strong), seen)
+            rows.append(np.sum(tau[strong, None] * seen * answer, axis=0))
+        return np.array(rows)
+
+
+def posterior(problem: Problem, point: Point) -> CorrelatedWeights:
+    """The weights of one reference at a point that `solve`, or `solve_together`, found."""
+    nu, tau = map(to_numpy, point.messages)
+    equations = SiteEquations(problem, point.delta)
+    force = nu - tau * equations._posterior(nu, tau).mean
+    prior = point.delta * np.broadcast_to(np.square(problem.scale), problem.weights.shape)
+    return CorrelatedWeights(prior * (force @ problem.inputs.x), prior, problem.inputs.x, equations.kernel, tau)
 
 
 solve_together = partial(cavities.solve_together, SiteEquations)  # `solve` for R references on a device

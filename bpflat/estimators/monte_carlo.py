@@ -12,6 +12,7 @@ Replicas at neighbouring β exchange their states, and the stepping stones
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,16 @@ from numba import njit
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from bpflat.estimators import tempering
+from bpflat.estimators import posterior, tempering
 from bpflat.estimators.point import Point, point_of_samples
+from bpflat.estimators.posterior import Posterior, Question, Sums, View
 from bpflat.estimators.problem import Problem
 from bpflat.estimators.tables import OutputNode, TableNode
 from bpflat.parallel import over_processes
 from bpflat.randomness import spawn_streams
 
 _LONGEST = 200  # temperatures
+_EVERY = 10  # sweeps between two states of a chain that vote
 _FORBIDDEN = 1e6  # energy of a forbidden pattern where others are weighed: a ladder leads there, as not to infinity
 
 
@@ -164,15 +167,25 @@ class _Sampler:
         return energies, norms
 
 
-def _chain(hidden, factor, costs, betas, n_sweeps, seed):
-    """Energies (n_sweeps, T) and |z|² (n_sweeps,) of one chain, after annealing along the ladder and a burn-in."""
+def _chain(hidden, factor, costs, betas, n_sweeps, seed, view=None):
+    """Energies (n_sweeps, T) and |z|² (n_sweeps,) of one chain, after annealing along the ladder and a burn-in.
+
+    And sums of what a view shows, if there is one, every few sweeps: an even number, as neighbours exchange by turns.
+    """
     sampler = _Sampler(hidden, factor, costs, seed)
     for last in range(1, len(betas) + 1):
         sampler.run(betas[:last], max(20, n_sweeps // 100))
         if last < len(betas):
             sampler.grow()
     sampler.run(betas, n_sweeps // 5)
-    return sampler.run(betas, n_sweeps)
+    if view is None:
+        return *sampler.run(betas, n_sweeps), None
+    runs, sums = [], None
+    for start in range(0, n_sweeps, _EVERY):
+        runs.append(sampler.run(betas, min(_EVERY, n_sweeps - start)))
+        seen = view.at(sampler.z[-1], sampler.energy[-1], betas[-1])
+        sums = seen if sums is None else Sums(*map(np.add, sums, seen))
+    return *map(np.concatenate, zip(*runs, strict=True)), sums
 
 
 def solve(
@@ -184,6 +197,7 @@ def solve(
     n_chains: int = 4,
     seed: int | np.random.SeedSequence | None = None,
     n_jobs: int = 1,
+    question: Question | None = None,
 ) -> Point:
     """Estimate log Z at one Δ, with a standard error: of the states with no more than E₀ errors, or at a cost β.
 
@@ -204,6 +218,8 @@ def solve(
     seed : int or SeedSequence, optional
     n_jobs : int
         Processes over chains.
+    question : Question, optional
+        What the point shall tell of the local posterior; nothing else changes by it.
 
     Returns
     -------
@@ -217,8 +233,8 @@ def solve(
     I. Murray, R. P. Adams and D. J. C. MacKay, Elliptical slice sampling, AISTATS 2010; A. Gelman and D. B. Rubin,
     Statistical Science 7, 457 (1992); C. J. Geyer, Statistical Science 7, 473 (1992), Section 3.3.
     """
-    run = _run(problem, delta, n_samples, n_chains, seed, n_jobs)
-    return point_of_samples(
+    run = _run(problem, delta, n_samples, n_chains, seed, n_jobs, question)
+    point, _ = point_of_samples(
         run.energies,
         run.norms,
         run.betas,
@@ -230,7 +246,11 @@ def solve(
         n_sampled=run.n_seen,
         reached=run.reached,
         rhat=float(tempering.rhat(run.energies).max()),
-    )[0]
+    )
+    if question is None:
+        return point
+    told = run.posterior if point.converged else posterior.unknown(problem.weights, question, n_chains)
+    return replace(point, posterior=told)
 
 
 def cumulants(
@@ -258,7 +278,7 @@ def cumulants(
 class _Run(NamedTuple):
     """Inverse temperatures (T,), energies (chains, samples, T) at them, |z|² (chains, samples) at the last.
 
-    Whether the ladder reaches as far as it should; how many numbers z has.
+    Whether the ladder reaches as far as it should; how many numbers z has; the local posterior, if it was asked for.
     """
 
     betas: NDArray[np.float64]
@@ -266,23 +286,27 @@ class _Run(NamedTuple):
     norms: NDArray[np.float64]
     reached: bool
     n_seen: int
+    posterior: Posterior | None
 
 
-def _run(problem: Problem, delta: float, n_samples: int, n_chains: int, seed, n_jobs: int) -> _Run:
+def _run(problem: Problem, delta: float, n_samples: int, n_chains: int, seed, n_jobs: int, question=None) -> _Run:
     """Make a ladder, and run chains on it."""
     hidden, sizes, costs = _seen(problem)
     factors = [_factor(gram / np.outer(size, size), delta) for gram, size in zip(problem.grams, sizes, strict=True)]
     rank = max(map(len, factors))
     factor = np.array([np.pad(each, ((0, rank - len(each)), (0, 0))) for each in factors])
+    view = None if question is None else View.of(problem, delta, factor, sizes, _last_beta(problem), question)
     factor = factor if len(factor) > 1 else factor[0]
     seeds = spawn_streams(seed, n_chains + 1)
     scout = _Sampler(hidden, factor, costs, seeds[-1])
     last = _last_beta(problem)
     betas, reached = tempering.ladder(scout, int(problem.n_errors), last, max(100, n_samples // 10), _LONGEST)
     # Processes, not threads: a BLAS that itself starts threads for every small product would make them wait.
-    chains = over_processes(_chain, ((hidden, factor, costs, betas, n_samples, s) for s in seeds[:-1]), n_jobs)
-    energies, norms = (np.array(x) for x in zip(*chains, strict=True))  # (chains, samples, T), (chains, samples)
-    return _Run(betas, energies, norms, reached, len(hidden) * rank)
+    calls = ((hidden, factor, costs, betas, n_samples, s, view) for s in seeds[:-1])
+    energies, norms, sums = zip(*over_processes(_chain, calls, n_jobs), strict=True)
+    told = None if view is None else posterior.of_samples(view, Sums(*map(np.array, zip(*sums, strict=True))), question)
+    # energies (chains, samples, T), norms (chains, samples)
+    return _Run(betas, np.array(energies), np.array(norms), reached, len(hidden) * rank, told)
 
 
 def _last_beta(problem: Problem) -> float | None:

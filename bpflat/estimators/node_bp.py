@@ -46,6 +46,7 @@ from bpflat.estimators.cavities import CavityEquations, Solution
 from bpflat.estimators.newton import Operator, directional_difference
 from bpflat.estimators.output_node import Outputs
 from bpflat.estimators.point import Point
+from bpflat.estimators.posterior import IndependentWeights
 from bpflat.estimators.problem import Problem
 
 _STRENGTH = 0.1  # patterns with ΔΓ below this stay out of the preconditioner: cheaper, and GMRES needs no more steps
@@ -58,6 +59,11 @@ def solve(
 ) -> Point:
     """Find the fixed point of one reference as `bpflat.bp.solve_nodes` does, with messages g and Γ (K, P)."""
     return cavities.solve(equations(problem, delta), start, tolerance=tolerance, max_steps=max_steps)
+
+
+def posterior(problem: Problem, point: Point) -> IndependentWeights:
+    """The weights of one reference at a point that `solve`, or `solve_together`, found."""
+    return equations(problem, point.delta).weights(*map(to_numpy, point.messages))
 
 
 def equations(problem: Problem, delta: float | Array) -> NodeEquations:
@@ -105,6 +111,16 @@ class NodeEquations(CavityEquations):
         """P of the weights."""
         return 1 / self.delta + self.added_precision(curvature)
 
+    def weights(self, g: Array, curvature: Array) -> IndependentWeights:
+        """Marginals of the weights, as displacements."""
+        precision, scale = self.precision(curvature), self.problem.scale
+        mean = scale * self.displacement(g, curvature, precision)
+        return IndependentWeights(mean, np.broadcast_to(scale**2 / precision, mean.shape))
+
+    @abstractmethod
+    def displacement(self, g: Array, curvature: Array, precision: Array) -> Array:
+        """δ (..., K, N), in units of s."""
+
     @abstractmethod
     def added_precision(self, curvature: Array) -> Array:
         """``Σ_μ x̂_i² Γ_kμ``."""
@@ -124,6 +140,10 @@ class BinaryNodes(NodeEquations):
     def added_precision(self, curvature: Array) -> Array:
         """``Σ_μ Γ_kμ/N``."""
         return namespace(curvature).sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
+
+    def displacement(self, g: Array, curvature: Array, precision: Array) -> Array:
+        """As in `NodeEquations`."""
+        return self.delta * (g * (1 - curvature / (self.problem.inputs.n_inputs * precision))) @ self.problem.inputs.x
 
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """ω and V by one product with the Gram matrix."""
@@ -158,7 +178,8 @@ class RealNodes(NodeEquations):
         """``s² Σ_μ x̂_i² Γ_kμ``."""
         return self.squared_scale * (curvature @ self.problem.inputs.squares)
 
-    def _displacement(self, g, curvature, precision):
+    def displacement(self, g: Array, curvature: Array, precision: Array) -> Array:
+        """As in `NodeEquations`."""
         inputs = self.problem.inputs
         pull = g @ inputs.x - self.squared_scale * ((g * curvature) @ inputs.cubes / precision)
         return self.delta * self.problem.scale * pull
@@ -166,7 +187,7 @@ class RealNodes(NodeEquations):
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """ω, and V, which is NaN, hence not allowed, where a term of it is not positive."""
         inputs, precision = self.problem.inputs, self.precision(curvature)
-        shift = (self.problem.scale * self._displacement(g, curvature, precision)) @ inputs.x.T
+        shift = (self.problem.scale * self.displacement(g, curvature, precision)) @ inputs.x.T
         omega = self.problem.hidden + shift - g * ((self.squared_scale / precision) @ inputs.squares.T)
         return omega, cavity_variance(inputs.squares, self._unscaled(precision), curvature)
 
@@ -177,7 +198,7 @@ class RealNodes(NodeEquations):
     def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
         """As in `NodeEquations`."""
         squares, precision = self.problem.inputs.squares, self.precision(curvature)
-        displacement = _total(self._displacement(g, curvature, precision) ** 2 / self.delta)
+        displacement = _total(self.displacement(g, curvature, precision) ** 2 / self.delta)
         variance = self.squared_scale / precision
         own = g**2 * (variance @ squares.T)
         own = own - g**2 * curvature * ((self.squared_scale**2 / precision**2) @ (squares**2).T)

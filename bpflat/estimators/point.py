@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.estimators import tempering
+from bpflat.estimators.posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Point:
         Mean number of training errors per weight at a finite cost, which Φ does not charge; else 0.
     std_error : float
         Standard error of `phi`; NaN for methods that do not sample.
+    posterior : Posterior, optional
+        Overlaps, votes and marginals of the local posterior, where they were asked for.
 
     Examples
     --------
@@ -59,6 +62,7 @@ class Point:
     beta: float = np.inf
     errors: float = 0.0
     std_error: float = np.nan
+    posterior: Posterior | None = field(default=None, repr=False)
 
     @property
     def distance(self) -> float:

@@ -126,10 +126,8 @@ def estimate(energies: NDArray, norms: NDArray, betas: NDArray, allowed: float, 
     log_z, steps = stones(energies[..., :-1], betas)
     influence = (steps - 1).sum(axis=-1)
     last = energies[..., -1]
-    if beta is not None:
-        weight, energy = np.ones(last.shape), last
-    else:
-        weight, energy = (last <= allowed) * np.exp(betas[-1] * np.minimum(last - allowed, 0)), np.zeros(last.shape)
+    weight, energy = weights_at_last(last, betas[-1], allowed, beta), last if beta is not None else np.zeros(last.shape)
+    if beta is None:
         if not weight.any():
             return Estimate(-math.inf, 0.0, math.nan, influence, influence, influence)
         log_z += betas[-1] * allowed + math.log(weight.mean())
@@ -138,6 +136,13 @@ def estimate(energies: NDArray, norms: NDArray, betas: NDArray, allowed: float, 
     means = [float(np.mean(weight * values)) for values in (energy, norms)]
     moved = (weight * (values - mean) for values, mean in zip((energy, norms), means, strict=True))
     return Estimate(log_z, *means, influence, *moved)
+
+
+def weights_at_last(energies: NDArray, last: float, allowed: float, beta: float | None) -> NDArray[np.float64]:
+    """How much states of the last temperature count, by their energies: all alike at a given β, else those allowed."""
+    if beta is not None:
+        return np.ones(energies.shape)
+    return (energies <= allowed) * np.exp(last * np.minimum(energies - allowed, 0))
 
 
 def stones(energies: NDArray, betas: NDArray) -> tuple[float, NDArray[np.float64]]:
@@ -191,6 +196,11 @@ def standard_error(influence: NDArray) -> float:
     pairs = covariance[: n_samples // 2 * 2].reshape(-1, 2).sum(axis=1)
     pairs = np.minimum.accumulate(pairs)
     return math.sqrt(max(2 * pairs[pairs > 0].sum() - covariance[0], 0.0) / influence.size)
+
+
+def jackknife_error(without: NDArray, axis: int = 0) -> NDArray[np.float64]:
+    """Standard error of an estimate, from its values without each of C independent parts of the samples."""
+    return np.sqrt((without.shape[axis] - 1) * without.var(axis=axis))
 
 
 def observables(energies: NDArray, betas: NDArray) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 import zlib
+from dataclasses import replace
 from functools import partial
 
 import matplotlib
@@ -65,6 +66,7 @@ def optimizers(n: int, *, own: bool = True, **options) -> list[torch.optim.SGD]:
 _folder = tempfile.TemporaryDirectory()  # gone when the tests are over
 _curve = LocalEntropyCurve(*[np.array([0.1])] * 5, np.array([True]), np.array([3]), 0.0, "bp", np.array([np.inf]))
 _curve.save(f"{_folder.name}/curve.npz")
+_votes = replace(_curve, vote_probability=np.array([[0.2, 0.7, 0.5]]))
 _profile = LocalEnergyProfile(*[np.array([0.1])] * 3, 0.0, 10)
 _profile.save(f"{_folder.name}/profile.npz")
 
@@ -181,6 +183,8 @@ CALLS = {
                 negative=-abs(_weights),
                 far=1e20 + 0 * _weights,
             ),
+            "predict_at": an.patterns(_patterns[:2]).but("none"),
+            "marginals": an.flag(False),
         },
     ),
     "local_entropy at distances": (
@@ -336,6 +340,10 @@ CALLS = {
     "LocalEntropyCurve.load": (LocalEntropyCurve.load, {"path": an.path(f"{_folder.name}/curve.npz")}),
     "LocalEntropyCurve.save": (_curve.save, {"path": an.path(f"{_folder.name}/curve.npz")}),
     "LocalEntropyCurve.plot": (_curve.plot, {"ax": an.thing(None).but("none")}),
+    "LocalEntropyCurve.test_error": (
+        _votes.test_error,
+        {"labels": an.labels(np.array([1.0, -1.0, 1.0])), "rule": an.choice("bayes"), "balanced": an.flag(False)},
+    ),
     "LocalEnergyProfile.load": (LocalEnergyProfile.load, {"path": an.path(f"{_folder.name}/profile.npz")}),
     "LocalEnergyProfile.save": (_profile.save, {"path": an.path(f"{_folder.name}/profile.npz")}),
     "LocalEnergyProfile.plot": (_profile.plot, {"ax": an.thing(None).but("none")}),

@@ -23,6 +23,7 @@ COMMANDS = {
     "fig1": f"--preset paper --results fig1-paper --jobs 1 {SMALL}",
     "fig6": f"--preset paper --results fig6-paper --jobs 1 {SMALL}",
     "estimators": "--minima fig1-paper --results estimators --n-samples 300 --jobs 1",
+    "posterior": "--minima fig1-paper --results posterior --n-samples 100 --jobs 1",
     "conventions": "--draws 2 --restarts 2 --n-train 120 --max-epochs 3 --results conventions --runs runs/conventions"
     " --jobs 1",
     "draws": "--results conventions",
@@ -40,6 +41,7 @@ COMMANDS = {
 }
 NEEDED = {  # programs that draw what others make
     "estimators": ["fig1"],
+    "posterior": ["fig1"],
     "draws": ["conventions"],
     **{name: ["table1"] for name in ("fig2", "fig3", "fig4", "fig5")},
     "agreement": ["fig1", "fig6", "fig7"],
@@ -48,6 +50,7 @@ PROMISED = {  # what a program says that it writes
     "fig1": "fig1-paper/fig1 pdf png csv md",
     "fig6": "fig6-paper/fig6 pdf png csv md",
     "estimators": "estimators/estimators pdf png csv",
+    "posterior": "posterior/posterior pdf png csv md",
     "conventions": "conventions/conventions csv md",
     "draws": "conventions/draws pdf png csv md",
     "table1": "table1/table1 pdf png csv md",

@@ -46,6 +46,7 @@ LINES = {
     "figures.fig7": "--data images.npz --dropout 0 --batch 10 20 30 --weight-decay 0 --n-train 40 --width 2 --size 8"
     " --eta 0.05 --epochs 1 --stop-loss 3 --results new --jobs 1",
     "figures.estimators": "--minima fig1-quick --results estimators --jobs 1",
+    "figures.posterior": "--minima fig1-quick --results posterior --jobs 1",
     "figures.conventions": "--draws 2 --readings sgd-fast --restarts 2 --n-train 120 --max-epochs 2 --results new"
     " --runs runs --jobs 1",
     "figures.draws": "--results conventions",
@@ -53,7 +54,7 @@ LINES = {
     "figures.published_resnets": "--weights weights --data images.npz --n-train 4 --n-test 4 --n-samples 2 --subset 2"
     " --results new",
 }
-STORED = ("table1", "fig3", "fig7", "fig1-quick", "fig1-paper", "fig6-paper", "estimators", "conventions")
+STORED = ("table1", "fig3", "fig7", "fig1-quick", "fig1-paper", "fig6-paper", "estimators", "posterior", "conventions")
 
 NO_NUMBERS = ["", "x", "--", "nan", "1e", "0x10", "1,5", "1 2", "½"]
 NO_WHOLE_NUMBERS = [*NO_NUMBERS, "1.5", "inf", "-1", "-5000", "0", "99999999999999999999", "1" * 5000]

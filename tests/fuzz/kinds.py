@@ -20,6 +20,7 @@ from bpflat.tensor_files import load_tensors, save_tensors
 from bpflat.theory.results import TheoryCurve, Volume
 from data.builder import reduced_fashion_mnist as builder
 from figures.measure.networks import Network
+from figures.measure.posterior import PosteriorErrors
 from figures.measure.study import Draw
 from tests.figures.toy_runs import network, saved
 from tests.training.committee.toy_training import small, toy
@@ -59,6 +60,20 @@ def curve() -> LocalEntropyCurve:
 def curve_with_cumulants() -> LocalEntropyCurve:
     numbers = dict.fromkeys(("log_mean_exp", "log_mean_exp_error", "mean_errors"), RNG.normal(size=(2, 5, 3)))
     return dataclasses.replace(curve(), n_weights=np.array([21, 20]), betas=np.arange(3.0), **numbers)
+
+
+def curve_with_posterior() -> LocalEntropyCurve:
+    overlaps = dict.fromkeys(("overlap", "overlap_error", "reference_overlap", "reference_overlap_error"), NUMBERS)
+    moments = ("weight_mean", "weight_mean_error", "weight_variance", "weight_variance_error")
+    votes = {"vote_probability": RNG.random((2, 5, 4)), "vote_jackknife": RNG.random((2, 5, 3, 4))}
+    return dataclasses.replace(curve(), **overlaps, **votes, **dict.fromkeys(moments, RNG.normal(size=(2, 5, 1, 6))))
+
+
+def posterior_errors() -> PosteriorErrors:
+    names = ("gibbs", "bayes", "gibbs_balanced", "bayes_balanced", "gibbs_std_error", "bayes_std_error", "overlap")
+    return PosteriorErrors(
+        delta=NUMBERS[0], distance=NUMBERS, **dict.fromkeys(names, NUMBERS), reference=np.array(["a", "b"]), method="ep"
+    )
 
 
 def theory_curve() -> TheoryCurve:
@@ -157,6 +172,8 @@ def write_records_of_noise(path: Path) -> None:
 KINDS = [
     Kind("curve.npz", lambda path: curve().save(path), LocalEntropyCurve.load),
     Kind("cumulants.npz", lambda path: curve_with_cumulants().save(path), LocalEntropyCurve.load),
+    Kind("posterior.npz", lambda path: curve_with_posterior().save(path), LocalEntropyCurve.load),
+    Kind("errors.npz", lambda path: posterior_errors().save(path), PosteriorErrors.load),
     Kind("theory.npz", lambda path: theory_curve().save(path), TheoryCurve.load),
     Kind("volume.npz", lambda path: volume().save(path), Volume.load),
     Kind("profile.npz", lambda path: profile().save(path), LocalEnergyProfile.load),
