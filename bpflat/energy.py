@@ -224,6 +224,14 @@ def _exact(weights: _Floats, patterns: _Floats, labels: _Floats, sigmas: _Floats
         if sigma > 0:
             with np.errstate(over="ignore"):  # the tiniest σ: ±∞ is right
                 signal = hidden / spread / sigma
-            flip = -np.expm1(output_nodes(signal.T, np.ones(signal.T.shape), answer.astype(np.float64))[2])
-            delta[s] = np.mean(np.where(right, flip, -flip))
+            delta[s] = mean_rise(signal, answer, right)
     return delta, np.zeros(len(sigmas)), np.count_nonzero(~right) / len(labels)
+
+
+def mean_rise(signal: _Floats, answer: NDArray[np.int8], right: NDArray[np.bool_]) -> float:
+    """δE of patterns whose hidden signs are + with probability ``Φ(signal)`` (P, K), independently.
+
+    Without noise they are answered by `answer` (P,), and that is `right` or not.
+    """
+    flip = -np.expm1(output_nodes(signal.T, np.ones(signal.T.shape), answer.astype(np.float64))[2])
+    return float(np.mean(np.where(right, flip, -flip)))

@@ -119,11 +119,7 @@ class _Sampler:
 def _chain(hidden, factor, labels, betas, n_sweeps, seed):
     """Energies (n_sweeps, T) and |z|² (n_sweeps,) of one chain, after annealing along the ladder and a burn-in."""
     sampler = _Sampler(hidden, factor, labels, seed)
-    for last in range(1, len(betas) + 1):
-        sampler.run(betas[:last], max(20, n_sweeps // 100))
-        if last < len(betas):
-            sampler.grow()
-    sampler.run(betas, n_sweeps // 5)
+    tempering.anneal(sampler, betas, n_sweeps)
     return sampler.run(betas, n_sweeps)
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from bpflat import (
     LocalEnergyProfile,
     LocalEntropyCurve,
+    binary,
     bp,
     committee,
     flatness,
@@ -140,6 +141,11 @@ ENTROPY = {
     "progress": an.flag(False),
 }
 
+BINARY = {
+    **ANCHORED,
+    "weights": an.weights(np.sign(_weights)).but(half=0.5 * np.sign(_weights)),
+}
+
 CALLS = {
     "committee.predict": (committee.predict, {"weights": WEIGHTS, "patterns": PATTERNS}),
     "committee.error": (committee.error, {**PROBLEM, "balanced": an.flag(False)}),
@@ -176,6 +182,36 @@ CALLS = {
                 negative=-abs(_weights),
                 far=1e20 + 0 * _weights,
             ),
+        },
+    ),
+    "binary.local_entropy": (
+        binary.local_entropy,
+        {
+            **BINARY,
+            "gammas": an.grid([0.2, 0.5]).but("none"),
+            "beta": an.number(2.0).but("none", zero=0.0),
+            **{n: ENTROPY[n] for n in ("method", "seed", "tolerance", "n_samples", "n_chains", "n_jobs", "progress")},
+        },
+    ),
+    "binary.local_energy": (
+        binary.local_energy,
+        {
+            **BINARY,
+            "flip_probabilities": an.grid([0.1, 0.5]),
+            "n_samples": an.count(10).but(one=1),
+            "seed": an.seed(0),
+            "method": an.choice("exact").but("none"),
+        },
+    ),
+    "binary.volume": (
+        binary.volume,
+        {
+            "patterns": PATTERNS.but("narrow"),
+            "labels": LABELS,
+            "n_hidden": an.count(3).but(even=2),
+            "method": an.choice("bp"),
+            "tolerance": TOLERANCE,
+            "max_steps": an.count(3),
         },
     ),
     "local_entropy at distances": (
