@@ -11,16 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from bpflat.arguments import (
-    check_array,
     check_choice,
     check_count,
     check_flag,
     check_grid,
     check_jobs,
-    check_labels,
-    check_patterns,
 )
-from bpflat.binary.problem import check_binary, check_one_size
+from bpflat.binary.problem import check_binary, check_one_size, check_unanchored
 from bpflat.binary.results import BinaryEntropyCurve
 from bpflat.bp import check_beta, check_tolerance
 from bpflat.committee import fingerprint
@@ -28,7 +25,7 @@ from bpflat.estimators import binary, flips, sum_product
 from bpflat.estimators.binary import BinaryPoint, odds
 from bpflat.estimators.continuation import STRIDE, Path, along_deltas, along_distances, run
 from bpflat.estimators.point import Point, columns
-from bpflat.estimators.problem import Inputs, Problem
+from bpflat.estimators.problem import Problem
 from bpflat.parallel import over_processes
 from bpflat.provenance import Provenance
 from bpflat.randomness import spawn_streams
@@ -252,24 +249,13 @@ def volume(
     >>> rng = np.random.default_rng(0)
     >>> patterns, labels = rng.choice([-1.0, 1.0], (200, 401)), rng.choice([-1.0, 1.0], 200)
     >>> point = binary.volume(patterns, labels)
-    >>> abs(point.log_z - theory.volume([200 / 401], weights="binary").phi[0]) < 0.02
+    >>> bool(abs(point.log_z - theory.volume([200 / 401], weights="binary").phi[0]) < 0.02)
     True
     """
     method = check_choice("method", method, METHODS[:2])
-    n_hidden = check_count("n_hidden", n_hidden, at_most=10**4, why="units")
-    if n_hidden % 2 == 0:
-        raise ValueError(f"n_hidden is {n_hidden}; it must be odd: no tied votes")
     tolerance, max_steps = check_tolerance(tolerance), check_count("max_steps", max_steps)
-    patterns = check_array("patterns", patterns, ("P", "N"), between=(-np.inf, np.inf))
-    patterns = check_patterns(patterns, patterns.shape[1], zero_rows=False)
-    problem = without_reference(patterns, check_labels(labels, len(patterns)), n_hidden)
+    problem = check_unanchored(patterns, labels, n_hidden)
     if method == "bp-edge":
-        check_one_size(patterns, method)
+        check_one_size(problem.inputs.patterns, method)
         return sum_product.solve(problem, 1.0, tolerance=tolerance).counted(int(problem.n_weights))
     return binary.solve(problem, 1.0, tolerance=tolerance, max_steps=max_steps).counted(int(problem.n_weights))
-
-
-def without_reference(patterns: _Floats, labels: _Floats, n_hidden: int) -> Problem:
-    """The problem of all weights (K, N), that may make no error."""
-    inputs = Inputs(patterns, bool(np.all(np.abs(patterns) == 1)))
-    return Problem(inputs, labels, None, np.zeros((n_hidden, len(patterns))), np.array(0))

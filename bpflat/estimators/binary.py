@@ -207,6 +207,10 @@ class BinaryNodes:
 
     product_cost = 1
 
+    def take(self, rows: NDArray[np.int64]) -> BinaryNodes:
+        """Return the one system that there is."""
+        return self
+
     @cached_property
     def unit(self) -> float:
         """Root mean square of the prior's pre-activations."""

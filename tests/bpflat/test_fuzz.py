@@ -145,6 +145,7 @@ BINARY = {
     **ANCHORED,
     "weights": an.weights(np.sign(_weights)).but(half=0.5 * np.sign(_weights)),
 }
+SOLVED = {"patterns": PATTERNS.but("narrow"), "labels": LABELS, "n_hidden": an.count(3).but(even=2)}
 
 CALLS = {
     "committee.predict": (committee.predict, {"weights": WEIGHTS, "patterns": PATTERNS}),
@@ -206,14 +207,24 @@ CALLS = {
     "binary.volume": (
         binary.volume,
         {
-            "patterns": PATTERNS.but("narrow"),
-            "labels": LABELS,
-            "n_hidden": an.count(3).but(even=2),
+            **SOLVED,
             "method": an.choice("bp"),
             "tolerance": TOLERANCE,
             "max_steps": an.count(3),
         },
     ),
+    "binary.focusing_bp": (
+        binary.focusing_bp,
+        {
+            **SOLVED,
+            "n_replicas": an.number(3.0).but(one=1.0),
+            "gamma_max": an.number(0.5).but(far=20.0),
+            "n_steps": an.count(2),
+            "asymmetry": an.number(0.1),
+            "seed": an.seed(0),
+        },
+    ),
+    "binary.decimated_bp": (binary.decimated_bp, {**SOLVED, "n_steps": an.count(2), "asymmetry": an.number(0.1)}),
     "local_entropy at distances": (
         local_entropy,
         {
