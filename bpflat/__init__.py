@@ -1,6 +1,6 @@
 """bpflat: the geometry of neural-network minima."""
 
-from bpflat import bp, committee, nodes
+from bpflat import binary, bp, committee, nodes
 from bpflat.datasets import load_reduced_fashion_mnist
 from bpflat.energy import local_energy
 from bpflat.entropy import local_entropy
@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LocalEnergyProfile",
     "LocalEntropyCurve",
+    "binary",
     "bp",
     "committee",
     "load_reduced_fashion_mnist",

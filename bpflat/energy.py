@@ -218,13 +218,21 @@ def _exact(weights: _Floats, patterns: _Floats, labels: _Floats, sigmas: _Floats
     right = answer == labels
     hidden = np.where(spread > 0, hidden, 1e6)  # without noise there is no h either: always a +1
     spread = np.where(spread > 0, spread, 1.0)
-    node, given = majority_vote(len(weights)), answer.astype(np.float64)
 
     delta = np.zeros(len(sigmas))
     for s, sigma in enumerate(sigmas):
         if sigma > 0:
             with np.errstate(over="ignore"):  # the tiniest σ: ±∞ is right
                 signal = hidden / spread / sigma
-            flip = -np.expm1(node.output(signal.T, np.ones(signal.T.shape), given)[2])
-            delta[s] = np.mean(np.where(right, flip, -flip))
+            delta[s] = mean_rise(signal, answer, right)
     return delta, np.zeros(len(sigmas)), np.count_nonzero(~right) / len(labels)
+
+
+def mean_rise(signal: _Floats, answer: NDArray[np.int8], right: NDArray[np.bool_]) -> float:
+    """δE of patterns whose hidden signs are + with probability ``Φ(signal)`` (P, K), independently.
+
+    Without noise they are answered by `answer` (P,), and that is `right` or not.
+    """
+    node = majority_vote(signal.shape[1])
+    flip = -np.expm1(node.output(signal.T, np.ones(signal.T.shape), answer.astype(np.float64))[2])
+    return float(np.mean(np.where(right, flip, -flip)))

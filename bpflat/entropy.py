@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from bpflat.arguments import (
 from bpflat.bp import COSTS, DELTAS, check_beta, check_tolerance
 from bpflat.estimators import edge_bp, ep, monte_carlo, node_bp
 from bpflat.estimators.continuation import FIRST, STRIDE, Path, along_deltas, along_distances, run, run_together
-from bpflat.estimators.point import Point
+from bpflat.estimators.point import Point, columns
 from bpflat.estimators.posterior import Question, finished
 from bpflat.estimators.problem import Problem
 from bpflat.estimators.tables import OutputNode, majority_vote
@@ -222,24 +222,11 @@ def local_entropy(
     points, cumulants = zip(*bar, strict=True)
     one, shape = posed.weights.ndim == 2, (*posed.weights.shape[:-2], len(grid))
     log_mean_exp, error, mean_errors = _stacked(cumulants, one)
-
-    def collect(value: Callable[[Point], Any], dtype: type = np.float64) -> NDArray[Any]:
-        return np.array([[value(p) for p in curve] for curve in points], dtype=dtype).reshape(shape)
-
-    def if_converged(name: str) -> _Floats:
-        return collect(lambda p: getattr(p, name) if p.converged else np.nan)
-
     return LocalEntropyCurve(
-        delta=collect(lambda p: p.delta),
-        distance=if_converged("distance"),
-        log_z=if_converged("log_z"),
-        phi=if_converged("phi"),
-        std_error=if_converged("std_error"),
-        converged=collect(lambda p: p.converged, bool),
-        n_iter=collect(lambda p: p.n_iter, np.int64),
+        delta=np.array([[p.delta for p in curve] for curve in points]).reshape(shape),
+        **columns(points, shape),
         train_error=posed.train_error,
         method=method,
-        beta=if_converged("beta"),
         reference=posed.reference,
         scale=posed.scale,
         node=posed.node,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-def _check_references(fields: Mapping[str, Any]) -> None:
+def check_references(fields: Mapping[str, Any]) -> None:
     """Raise a ValueError where the errors of the references are not finite, or their names are not one for each."""
     check_finite(fields, "train_error")
     if np.ndim(fields["reference"]) and np.shape(fields["reference"]) != np.shape(fields["train_error"]):
@@ -34,14 +33,17 @@ def _check_together(fields: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must all be there, or none")
 
 
-class Curves(StoredResult, ABC):
+class Curves(StoredResult):
     """Base of results that are curves with standard errors, one per reference."""
 
-    _labels: ClassVar[tuple[str, str]]  # of the two axes
+    labels: ClassVar[tuple[str, str]]
+    """Names of the two axes of a plot."""
+    _columns: ClassVar[tuple[str, str, str]]  # fields that are abscissae, values and standard errors
 
-    @abstractmethod
     def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
         """Abscissae, values and standard errors, (D,) each, reference by reference."""
+        x, values, errors = (np.atleast_2d(getattr(self, name)) for name in self._columns)
+        yield from zip(np.broadcast_to(x, values.shape), values, errors, strict=True)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw one curve per reference, with standard errors where there are some.
@@ -66,12 +68,23 @@ class Curves(StoredResult, ABC):
         for x, mean, error in self._curves():
             self._draw(axes, x, mean, error, style)
             style.pop("label", None)
-        axes.set(xlabel=self._labels[0], ylabel=self._labels[1])
+        axes.set(xlabel=self.labels[0], ylabel=self.labels[1])
         return axes
 
-    @abstractmethod
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         """Draw one of the curves."""
+        if np.isnan(error).all():
+            ax.plot(x, mean, **style)
+        else:
+            ax.errorbar(x, mean, error, **style)
+
+
+class Bands(Curves):
+    """Base of those whose standard errors are drawn as bands."""
+
+    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
+        (line,) = ax.plot(x, mean, **style)
+        ax.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.25, lw=0)
 
 
 def _new_axes() -> Axes:
@@ -220,7 +233,8 @@ class LocalEntropyCurve(Curves, HeldPosterior):
         "message": "U D",
         **HeldPosterior.posterior_layout,
     }
-    _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
+    _columns = ("distance", "phi", "std_error")
+    labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     delta: NDArray[np.float64]
     distance: NDArray[np.float64]
@@ -254,7 +268,7 @@ class LocalEntropyCurve(Curves, HeldPosterior):
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""
         super().check()
-        _check_references(vars(self))
+        check_references(vars(self))
         _check_together(vars(self), "betas", "log_mean_exp", "log_mean_exp_error", "mean_errors")
 
     def cumulants(self) -> Cumulants:
@@ -279,18 +293,9 @@ class LocalEntropyCurve(Curves, HeldPosterior):
         """
         return "cost" if np.isfinite(self.beta).any() else "count"
 
-    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
-        yield from zip(*map(np.atleast_2d, (self.distance, self.phi, self.std_error)), strict=True)
-
-    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
-        if np.isnan(error).all():
-            ax.plot(x, mean, **style)
-        else:
-            ax.errorbar(x, mean, error, **style)
-
 
 @dataclass(frozen=True, eq=False)
-class LocalEnergyProfile(Curves):
+class LocalEnergyProfile(Bands):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
     Attributes
@@ -339,7 +344,8 @@ class LocalEnergyProfile(Curves):
         "n_samples": "i S?",
         "reference": "U Q?",
     }
-    _labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
+    _columns = ("sigma", "delta_error", "std_error")
+    labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
 
     sigma: NDArray[np.float64]
     delta_error: NDArray[np.float64]
@@ -354,14 +360,6 @@ class LocalEnergyProfile(Curves):
     def check(self) -> None:
         """Raise a ValueError, which names the field, where a field is not what the class says."""
         super().check()
-        _check_references(vars(self))
+        check_references(vars(self))
         check_finite(vars(self), "sigma")
         _check_together(vars(self), "train_loss", "delta_loss", "loss_std_error")
-
-    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
-        for mean, error in zip(np.atleast_2d(self.delta_error), np.atleast_2d(self.std_error), strict=True):
-            yield self.sigma, mean, error
-
-    def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
-        (line,) = ax.plot(x, mean, **style)
-        ax.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.25, lw=0)

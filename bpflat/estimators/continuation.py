@@ -15,6 +15,7 @@ from bpflat.estimators.point import Point
 STRIDE = 4.0  # longest factor between two Δ
 FIRST, _FINEST = 1e-3, 1.02  # largest Δ to begin at around a reference; shortest factor between two Δ
 _DISTANCE_STEPS = 25
+_LEAP = 3.0  # most that a secant step may change log Δ
 
 Request = tuple[float, Point | None]  # Δ, and the fixed point to begin from
 Path = Generator[Request, Point, list[Point]]  # asks for fixed points, is sent them, and returns a curve
@@ -54,9 +55,9 @@ def run_together(
     return curves
 
 
-def along_deltas(deltas: Iterable[float], **options) -> Path:
-    """Solve at each Δ, starting from the last one that converged."""
-    start, points = None, []
+def along_deltas(deltas: Iterable[float], start: Point | None = None, **options) -> Path:
+    """Solve at each Δ, starting from the last one that converged, the first from `start`."""
+    points = []
     for delta in deltas:
         point = yield from reach(delta, start, **options)
         start = point if point.converged else start
@@ -64,11 +65,13 @@ def along_deltas(deltas: Iterable[float], **options) -> Path:
     return points
 
 
-def along_distances(distances: Iterable[float], precision: float = 1e-10, **options) -> Path:
+def along_distances(
+    distances: Iterable[float], start: Point | None = None, precision: float = 1e-10, **options
+) -> Path:
     """Solve at the Δ whose typical solution is at each distance: a secant search for d(Δ) in log-log."""
-    start, points = None, []
+    points = []
     for distance in distances:
-        delta = 2 * distance / (1 + start.excess if start else 1)
+        delta = start.delta_at(distance) if start else 2 * distance
         previous, slope, n_iter = None, 1.0, 0
         for _ in range(_DISTANCE_STEPS):
             point = yield from reach(delta, start, **options)
@@ -79,7 +82,7 @@ def along_distances(distances: Iterable[float], precision: float = 1e-10, **opti
             if previous is not None and point.delta != previous.delta:
                 slope = np.log(point.distance / previous.distance) / np.log(point.delta / previous.delta)
             start = previous = point
-            delta = point.delta * np.exp(miss / slope)
+            delta = point.delta * np.exp(np.clip(miss / slope, -_LEAP, _LEAP))
         point = replace(point, n_iter=n_iter, converged=bool(abs(miss) <= precision))
         start = point if point.converged else start
         points.append(point)
@@ -89,7 +92,7 @@ def along_distances(distances: Iterable[float], precision: float = 1e-10, **opti
 def reach(
     delta: float, start: Point | None, *, first: float = FIRST, finest: float = _FINEST
 ) -> Generator[Request, Point, Point]:
-    """Follow the fixed points from `start`, or from a Δ of no more than `first`, up to Δ.
+    """Follow the fixed points from `start`, or from a Δ of no more than `first`, to Δ.
 
     Beyond Δ of about 1 the equations can have several solutions; the one meant is that which grows out of the
     reference, so no step is longer than a factor `STRIDE`, also where a longer one would converge.  A step that
@@ -103,7 +106,7 @@ def reach(
             if point.converged:
                 break
     while point.converged and point.delta != delta:
-        trial = yield min(delta, stride * point.delta), point
+        trial = yield min(max(delta, point.delta / stride), stride * point.delta), point
         n_iter += trial.n_iter
         if trial.converged:
             point, stride = trial, STRIDE

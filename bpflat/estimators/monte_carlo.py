@@ -173,11 +173,7 @@ def _chain(hidden, factor, costs, betas, n_sweeps, seed, view=None):
     And sums of what a view shows, if there is one, every few sweeps: an even number, as neighbours exchange by turns.
     """
     sampler = _Sampler(hidden, factor, costs, seed)
-    for last in range(1, len(betas) + 1):
-        sampler.run(betas[:last], max(20, n_sweeps // 100))
-        if last < len(betas):
-            sampler.grow()
-    sampler.run(betas, n_sweeps // 5)
+    tempering.anneal(sampler, betas, n_sweeps)
     if view is None:
         return *sampler.run(betas, n_sweeps), None
     runs, sums = [], None

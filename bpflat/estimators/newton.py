@@ -52,7 +52,9 @@ class Root(NamedTuple):
     extra: Any = None
 
 
-def newton_krylov(system: System, x: NDArray[np.float64], *, tolerance: float, max_steps: int) -> Root:
+def newton_krylov(
+    system: System, x: NDArray[np.float64], *, tolerance: float, max_steps: int, halvings: int = _HALVINGS
+) -> Root:
     """Find x with ``max |change(x)| ≤ tolerance``.
 
     Parameters
@@ -62,6 +64,8 @@ def newton_krylov(system: System, x: NDArray[np.float64], *, tolerance: float, m
         Where to start.
     tolerance : float
     max_steps : int
+    halvings : int
+        Lengths of a step that are tried, each half as long as the one before.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def newton_krylov(system: System, x: NDArray[np.float64], *, tolerance: float, m
         # Precise enough for superlinear convergence, no more.
         step, _ = gmres(jacobian, residual, M=inverse, rtol=np.clip(norm, 1e-4, 1e-2), restart=_KRYLOV, maxiter=1)
         length = 1.0
-        for _ in range(_HALVINGS):
+        for _ in range(halvings):
             trial, trial_extra = system.change(x + length * step)
             trial_norm = np.linalg.norm(trial)
             evaluations += trial_norm != np.inf  # where x is not allowed, nothing was evaluated

@@ -279,7 +279,7 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
         matrices = root[:, :, None] * grams[own_gram, active[:, :, None], active[:, None, :]] * root[:, None, :]
         diagonal = np.arange(size)
         matrices[:, diagonal, diagonal] += 1 - xp.where(root > 0, lost[units, active], xp.zeros_like(root))
-        blocks.append((units, active, root, _cholesky(matrices)))
+        blocks.append((units, active, root, cholesky_solver(matrices)))
 
     def apply(vectors: Array) -> Array:
         rows = xp.reshape(vectors, (-1, n_patterns))
@@ -292,7 +292,7 @@ def unit_response(gram: Array, strength: Array, own: Array) -> Operator:
     return apply
 
 
-def _cholesky(matrices: Array) -> Operator:
+def cholesky_solver(matrices: Array) -> Operator:
     """The function vectors (B, n) → matrices⁻¹ vectors; the identity where a matrix (n, n) is not positive definite."""
     if is_torch_array(matrices):
         import torch

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,21 @@ class Point:
         if not self.converged:
             return np.nan
         paid = self.beta * self.errors if self.errors else 0.0
-        return self.log_z + paid + 0.5 * (self.excess - np.log1p(self.excess))
+        return self.log_z + paid + self.legendre
+
+    def delta_at(self, distance: float) -> float:
+        """Δ at which solutions would be at a distance, were their excess the same."""
+        return 2 * distance / (1 + self.excess)
+
+    @property
+    def legendre(self) -> float:
+        """Terms ``d/Δ - 1/2 - log(2d/Δ)/2 = (ε - log(1 + ε))/2`` of the transform."""
+        return 0.5 * (self.excess - np.log1p(self.excess))
+
+    @property
+    def legendre_slope(self) -> float:
+        """Derivative of `legendre` in ε."""
+        return 0.5 * self.excess / (1 + self.excess)
 
 
 def point_of_samples(
@@ -91,6 +106,7 @@ def point_of_samples(
     reached: bool,
     rhat: float,
     charged: bool = True,
+    kind: type[Point] = Point,
 ) -> tuple[Point, tempering.Estimate]:
     """The point that replica exchange finds, with its standard error, and the averages behind it.
 
@@ -98,7 +114,7 @@ def point_of_samples(
     ----------
     energies : ndarray, shape (chains, samples, T)
     norms : ndarray, shape (chains, samples)
-        |z|² at the last temperature.
+        |z|² at the last temperature, by the prior `n_sampled` on average.
     betas : ndarray, shape (T,)
     allowed : float
         Energy that the states may have which are counted.
@@ -114,23 +130,33 @@ def point_of_samples(
         Its largest R-hat.
     charged : bool
         Whether Φ is charged with the mean energy at `beta`, a cost of errors, and not the energy itself.
+    kind : type
+        The point's class, by the prior.
     """
     estimate = tempering.estimate(energies, norms, betas, allowed, beta)
-    excess = (estimate.norm - n_sampled) / n_weights
-    # Φ = (log Z + β E)/n + (ε - log(1 + ε))/2, to first order in what each sample adds to all of them
-    influence = estimate.log_z_influence + 0.5 * excess / (1 + excess) * estimate.norm_influence
-    if charged and beta is not None:
-        influence = influence + beta * estimate.energy_influence
-    point = Point(
+    point = kind(
         delta=delta,
         log_z=estimate.log_z / n_weights,
-        excess=excess,
+        excess=(estimate.norm - n_sampled) / n_weights,
         converged=bool(reached and rhat < tempering.RHAT and np.isfinite(estimate.log_z)),
         n_iter=norms.size,
         residual=rhat - 1,
         messages=(),
         beta=beta if charged and beta is not None else np.inf,
         errors=estimate.energy / n_weights if charged else 0.0,
-        std_error=max(tempering.standard_error(influence), 1.0 / norms.size) / n_weights,
     )
-    return point, estimate
+    # Φ = (log Z + β E)/n + Legendre's terms in ε, to first order in what each sample adds to all of them
+    influence = estimate.log_z_influence + point.legendre_slope * estimate.norm_influence
+    if charged and beta is not None:
+        influence = influence + beta * estimate.energy_influence
+    error = max(tempering.standard_error(influence), 1.0 / norms.size) / n_weights
+    return replace(point, std_error=error), estimate
+
+
+def columns(curves: Sequence[Sequence[Point]], shape: tuple[int, ...]) -> dict[str, NDArray]:
+    """Arrays of a result from points of R curves: what points have, NaN where they did not converge."""
+    points = [point for curve in curves for point in curve]
+    names = ("distance", "log_z", "phi", "std_error", "beta")
+    arrays = {n: np.array([getattr(p, n) if p.converged else np.nan for p in points], dtype=np.float64) for n in names}
+    arrays |= {"converged": np.array([p.converged for p in points]), "n_iter": np.array([p.n_iter for p in points])}
+    return {name: array.reshape(shape) for name, array in arrays.items()}

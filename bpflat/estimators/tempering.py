@@ -106,6 +106,15 @@ def ladder(
         sampler.grow()
 
 
+def anneal(sampler: Sampler, betas: NDArray[np.float64], n_sweeps: int) -> None:
+    """Bring a sampler to all temperatures of a ladder, one after the other, and let it forget where it began."""
+    for last in range(1, len(betas) + 1):
+        sampler.run(betas[:last], max(20, n_sweeps // 100))
+        if last < len(betas):
+            sampler.grow()
+    sampler.run(betas, n_sweeps // 5)
+
+
 class Estimate(NamedTuple):
     """log Z, mean energy and mean |z|² of the wanted states, and how each sample moves them (influences)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -117,7 +117,8 @@ class TheoryCurve(Curves):
         **dict.fromkeys(("weights", "reference", "machine"), "U"),
         **dict.fromkeys(("alpha", "kappa", "reference_kappa"), "n"),
     }
-    _labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
+    _columns = ("distance", "phi", "error")
+    labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     distance: _Floats
     phi: _Floats
@@ -192,9 +193,6 @@ class TheoryCurve(Curves):
         if self.weights == "binary":
             axes.set_xlabel(r"Hamming distance $d$ per weight")
         return axes
-
-    def _curves(self) -> Iterator[tuple[_Floats, _Floats, _Floats]]:
-        yield self.distance, self.phi, self.error
 
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         ax.plot(x, mean, **style)

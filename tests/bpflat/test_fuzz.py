@@ -22,6 +22,7 @@ from torch import nn
 from bpflat import (
     LocalEnergyProfile,
     LocalEntropyCurve,
+    binary,
     bp,
     committee,
     flatness,
@@ -147,6 +148,12 @@ ENTROPY = {
     "progress": an.flag(False),
 }
 
+BINARY = {
+    **ANCHORED,
+    "weights": an.weights(np.sign(_weights)).but(half=0.5 * np.sign(_weights)),
+}
+SOLVED = {"patterns": PATTERNS.but("narrow"), "labels": LABELS, "n_hidden": an.count(3).but(even=2)}
+
 CALLS = {
     "committee.predict": (committee.predict, {"weights": WEIGHTS, "patterns": PATTERNS}),
     "committee.error": (committee.error, {**PROBLEM, "balanced": an.flag(False)}),
@@ -187,6 +194,46 @@ CALLS = {
             "marginals": an.flag(False),
         },
     ),
+    "binary.local_entropy": (
+        binary.local_entropy,
+        {
+            **BINARY,
+            "gammas": an.grid([0.2, 0.5]).but("none"),
+            "beta": an.number(2.0).but("none", zero=0.0),
+            **{n: ENTROPY[n] for n in ("method", "seed", "tolerance", "n_samples", "n_chains", "n_jobs", "progress")},
+        },
+    ),
+    "binary.local_energy": (
+        binary.local_energy,
+        {
+            **BINARY,
+            "flip_probabilities": an.grid([0.1, 0.5]),
+            "n_samples": an.count(10).but(one=1),
+            "seed": an.seed(0),
+            "method": an.choice("exact").but("none"),
+        },
+    ),
+    "binary.volume": (
+        binary.volume,
+        {
+            **SOLVED,
+            "method": an.choice("bp"),
+            "tolerance": TOLERANCE,
+            "max_steps": an.count(3),
+        },
+    ),
+    "binary.focusing_bp": (
+        binary.focusing_bp,
+        {
+            **SOLVED,
+            "n_replicas": an.number(3.0).but(one=1.0),
+            "gamma_max": an.number(0.5).but(far=20.0),
+            "n_steps": an.count(2),
+            "asymmetry": an.number(0.1),
+            "seed": an.seed(0),
+        },
+    ),
+    "binary.decimated_bp": (binary.decimated_bp, {**SOLVED, "n_steps": an.count(2), "asymmetry": an.number(0.1)}),
     "local_entropy at distances": (
         local_entropy,
         {

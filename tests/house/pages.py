@@ -8,6 +8,7 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))}
 MODULES = (
     "bpflat",
+    "bpflat.binary",
     "bpflat.bp",
     "bpflat.committee",
     "bpflat.flatness",
