@@ -104,7 +104,7 @@ class TestNotConverged:
 
     def test_chains_that_disagree(self, monkeypatch):
         model, data = network()
-        monkeypatch.setattr("bpflat.estimators.tempering.RHAT", 1.0)
+        monkeypatch.setattr("bpflat.estimators.tempering.RHAT", 1.0001)
         once = local_entropy(model, data, [LARGE], max_passes=0, **FEW)
         assert once.n_temperatures[0] > 1 and once.n_iter[0] == 100 * 2
         budget = int(3 * once.passes[0])
