@@ -114,8 +114,8 @@ def local_entropy(
     max_temperatures : int
         Longest ladder.
     max_passes : int
-        Passes over all patterns, at each σ, that `n_samples` are not raised beyond; those asked for are made anyhow,
-        and 0 makes no others.
+        Passes over all patterns, at each σ, about, that `n_samples` are not raised beyond; those asked for are made
+        anyhow, and 0 makes no others.
     betas : array_like, shape (B,), optional
         Inverse temperatures β ≥ 0, rising, of the cumulant generating function in `LocalEntropyCurve.cumulants`.
         Default: 0 and 24 geometric ones, from 1e-4 β to β, or to 10.
