@@ -21,7 +21,7 @@ _Floats = NDArray[np.float64]
 _FROZEN = 20.0  # field of a weight that is decided: the other value has a chance of e^{-40}
 _TOLERANCE = 1e-4  # of fixed points on the way: signs are all that is wanted of them
 _SURE = 1 - 1e-15  # largest mean of a weight that a field is made of
-_MAX_STEPS, _HALVINGS = 15, 6
+_MAX_STEPS, _HALVINGS = 6, 4
 
 
 @dataclass(frozen=True)
