@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.flatness`` prints
 
-1. images a second inside `bpflat.flatness.local_energy` over those of a plain forward pass in inference mode: same
+1. images per second inside `bpflat.flatness.local_energy` over those of a plain forward pass in inference mode: same
    model, batch, precision and memory format.  Images are patterns × (1 + draws × σ), the pass at w too, and counted;
    the whole call is timed, with its copies, checks and noise;
 2. the same over the usual way: a Python loop over ``named_parameters()`` that perturbs in place, and a DataLoader;
@@ -71,7 +71,7 @@ def random_data(model: nn.Module, n_patterns: int, device: torch.device) -> Data
 
 
 def plain_forward(model: nn.Module, inputs: Tensor, setting: Setting) -> Callable[[], None]:
-    """As many passes as `local_energy` makes, in the same batches and arithmetic, and nothing else."""
+    """The passes that `local_energy` makes, in the same batches and arithmetic, and nothing else."""
     options, model = setting.options, copy.deepcopy(model)
     if options.get("channels_last"):
         inputs, model = (x.to(memory_format=torch.channels_last) for x in (inputs, model))
@@ -155,9 +155,9 @@ def compare(name: str, model: nn.Module, device: torch.device, settings: dict[st
         *timed, lambda: usual_way(model, loader, first.n_samples), repeats=repeats, warmups=1
     )
     n_images = first.n_patterns * first.passes
-    print(f"{name}, batches of {first.batch_size}, {torch.get_num_threads()} threads, {n_images:,} images a call")
+    print(f"{name}, batches of {first.batch_size}, {torch.get_num_threads()} threads, {n_images:,} images per call")
     for label, ours, plain in zip(settings, ours_and_plain[::2], ours_and_plain[1::2], strict=True):
-        print(f"{label}: {n_images / ours:,.0f} images a second, plain {n_images / plain:,.0f}")
+        print(f"{label}: {n_images / ours:,.0f} images per second, plain {n_images / plain:,.0f}")
         print("  " + verdict("local_energy over plain forward passes", plain / ours, 0.9))
         ratio = "local_energy over a loop and a DataLoader in float32"
         print("  " + (verdict(ratio, usual / ours, 3) if on_gpu else f"{ratio}: {usual / ours:.3g}"))

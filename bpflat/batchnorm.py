@@ -17,7 +17,7 @@ Batch = TypeVar("Batch")
 
 @contextlib.contextmanager
 def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple[Any, ...]]) -> Iterator[None]:
-    """Within the block, `model` is in evaluation mode with BatchNorm statistics recomputed from `batches`.
+    """Hold `model` in evaluation mode, with BatchNorm statistics recomputed from `batches`, within the block.
 
     Means and variances are averaged over the batches with equal weights.  They are gathered as the model will be
     used: everything but BatchNorm is in evaluation mode meanwhile, so dropout is off and no random number is drawn

@@ -348,6 +348,6 @@ def _room(device: str) -> int:
 
 
 def _bytes_of(method: str, n_hidden: int, n_patterns: int, is_isotropic: bool) -> int:
-    """About the most that one reference takes: matrices (K, P, P), and a Krylov space and its like."""
+    """Rough upper bound of what one reference takes: matrices (K, P, P), a Krylov space and its like."""
     matrices = {"bp": 12, "ep": 80}[method] + (0 if is_isotropic else 30)
     return n_hidden * n_patterns * (matrices * n_patterns + 1500)

@@ -115,7 +115,7 @@ def local_energy(
         Inputs (B, ...) to inputs (batch to batch, with `forward` and `loss`), drawing on torch's global random numbers,
         which are seeded for it and put back.
         Draw i sees its own augmentation, the same for all σ, and δE is the rise over w under that very augmentation;
-        `train_error` is the mean over them.  Costs one more pass a draw.
+        `train_error` is the mean over them.  Costs one more pass per draw.
     subset : int, optional
         Measure each draw on as many patterns, drawn for it at random without repetition, against w on the same ones.
         No bias, and the standard error holds both.  Where draws of z differ by more than the patterns do, which is the

@@ -35,7 +35,7 @@ def count(answers, squares, labels, n_errors):
 
 
 def check_monte_carlo(curve, counted, error, squares, n_weights):
-    """Within 3 standard errors, the curve's own and the count's; that of Φ stands for that of log Z."""
+    """Compare within 3 standard errors, the curve's own and the count's; that of Φ stands for that of log Z."""
     assert curve.converged[0]
     assert abs(curve.log_z[0] * n_weights - counted) < 3 * np.hypot(error, curve.std_error[0] * n_weights)
     assert_allclose(2 * n_weights * curve.distance[0], squares, rtol=2e-3)

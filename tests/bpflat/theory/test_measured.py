@@ -31,7 +31,7 @@ def instances(alpha, labels, n_inputs=N):
 
 @pytest.mark.parametrize(("labels", "alpha"), [("random", 0.5), ("random", 1.0), ("teacher", 1.0), ("teacher", 2.0)])
 def test_volume(labels, alpha):
-    """Without a reference, under N(0, 1)."""
+    """The volume without a reference, under N(0, 1)."""
     points = [
         solve_nodes(make_nodes(np.zeros((1, N)), patterns), given, 1.0)
         for _, patterns, given in instances(alpha, labels)
