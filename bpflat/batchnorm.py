@@ -43,7 +43,7 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple[Any,
     >>> from bpflat.optim import batchnorm_statistics
     >>> model = torch.nn.BatchNorm1d(3)
     >>> inputs = 5 + torch.randn(64, 3)
-    >>> with batchnorm_statistics(model, inputs.split(16)):  # ``with optimizer.centre(), ...`` for a centre
+    >>> with batchnorm_statistics(model, inputs.split(16)):  # a centre: ``with optimizer.centre(), ...``
     ...     mean = model(inputs).mean()
     >>> bool(mean.abs() < 0.01), bool(model(inputs).requires_grad)
     (True, True)

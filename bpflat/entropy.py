@@ -146,7 +146,7 @@ def local_entropy(
     >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
     >>> curve.phi.shape, bool(curve.converged.all())
     ((2,), True)
-    >>> bool(curve.phi[1] < curve.phi[0] < 0)  # the farther from a solution, the smaller the fraction of solutions
+    >>> bool(curve.phi[1] < curve.phi[0] < 0)  # fewer solutions farther from a solution
     True
     """
     method = check_choice("method", method, METHODS)

@@ -204,7 +204,9 @@ def local_energy(
     A language model, of batches padded with labels of −100 (E_train: the fraction of tokens that are not guessed):
 
     >>> model = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Linear(8, 50))
-    >>> texts = [{"tokens": torch.randint(50, (4, n)), "labels": torch.randint(50, (4, n))} for n in (12, 20)]
+    >>> def tokens(n):
+    ...     return torch.randint(50, (4, n))
+    >>> texts = [{"tokens": tokens(n), "labels": tokens(n)} for n in (12, 20)]
     >>> texts[1]["labels"][0, 15:] = -100
     >>> def loss(logits, batch):
     ...     losses = torch.nn.functional.cross_entropy(logits.mT, batch["labels"], reduction="none")
