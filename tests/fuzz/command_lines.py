@@ -53,7 +53,7 @@ LINES = {
     "figures.published_resnets": "--weights weights --data images.npz --n-train 4 --n-test 4 --n-samples 2 --subset 2"
     " --results new",
 }
-# An empty folder is no wrong value: a whole run, for which these programs have no toy size.
+# An empty folder is no wrong value but a whole run, which takes long at any size.
 WHOLE_RUNS = {("figures.estimators", "--results"): {"", ".", "nowhere", "nowhere/x.npz"}}
 STORED = ("table1", "fig3", "fig7", "fig1-quick", "fig1-paper", "fig6-paper", "estimators", "conventions")
 
