@@ -16,6 +16,7 @@ NAMES = (
     "mcmc",
     "optim",
     "flatness",
+    "variance",
     "entropy",
     "coverage",
     "deep",

@@ -1,7 +1,7 @@
-"""Passes a second of `training.deep`: ``python -m benchmarks.deep``.
+"""Passes per second of `training.deep`: ``python -m benchmarks.deep``.
 
 One epoch of SmallConvNet's baseline (Appendix C.1: batch 128, crops and flips, SGD with Nesterov momentum), on noise in
-place of CIFAR-10.  Printed are passes over 50,000 images a second, evaluation not counted, and their ratios to those
+place of CIFAR-10.  Printed are passes over 50,000 images per second, evaluation not counted, and their ratios to those
 
 1. of a plain loop in torch at the same precision, float32 and bfloat16: the network as the paper writes it, memory laid
    out as torch does by default, the same minibatches, crops and flips;

@@ -3,7 +3,7 @@
 ``python -m benchmarks.entropy`` prints, for a ReLU perceptron (784-16-2, 400 patterns) with a ladder, and the first
 line for SmallConvNet (200 pictures) at a small σ, where samples of the noise are counted, on the CPU,
 
-1. patterns a second inside `bpflat.flatness.local_entropy` over those of plain forward passes in inference mode, all
+1. patterns per second inside `bpflat.flatness.local_entropy` over those of plain forward passes in inference mode, all
    patterns in one batch in both, so that early rejection plays no part; by the processor's time.  The whole call is
    timed, with its copies, checks, noise and ladder;
 2. passes with all patterns in one batch over those in small batches, which early rejection leaves, and what of that
@@ -78,7 +78,7 @@ def cpu_seconds(function: Callable[[], object]) -> float:
 
 
 def plain_rate(case: Case, least: float = 2.0) -> float:
-    """Patterns a second of plain passes, all patterns in one batch."""
+    """Patterns per second of plain passes, all patterns in one batch."""
     n, spent = 0, 0.0
     with torch.inference_mode():
         while spent < least:
@@ -116,7 +116,7 @@ def main() -> None:
             f"{whole_time:.1f} s of the processor"
         )
         rate = whole.passes[0] * n_patterns / whole_time
-        print(verdict("patterns a second inside over plain passes", rate / plain, 0.8), flush=True)
+        print(verdict("patterns per second inside over plain passes", rate / plain, 0.8), flush=True)
         if whole.n_temperatures[0] == 1:
             continue
         alone_time, _ = timed(case, together=1, batch_size=n_patterns)

@@ -2,12 +2,10 @@
 
 ``python -m benchmarks.flatness`` prints
 
-1. images a second inside `bpflat.flatness.local_energy` over those of a plain forward pass in inference mode: same
+1. images per second inside `bpflat.flatness.local_energy` over those of a plain forward pass in inference mode: same
    model, batch, precision and memory format.  Images are patterns × (1 + draws × σ), the pass at w too, and counted;
    the whole call is timed, with its copies, checks and noise;
-2. the same over the usual way: a Python loop over ``named_parameters()`` that perturbs in place, and a DataLoader;
-3. evaluations (images seen by the network) for a given standard error without the options that reduce variance, over
-   those with.  A small network is trained on synthetic pictures for it.
+2. the same over the usual way: a Python loop over ``named_parameters()`` that perturbs in place, and a DataLoader.
 
 SmallConvNet on the CPU, ResNet-18 and ResNet-56 on a GPU if there is one; pictures of 32 × 32.
 """
@@ -71,7 +69,7 @@ def random_data(model: nn.Module, n_patterns: int, device: torch.device) -> Data
 
 
 def plain_forward(model: nn.Module, inputs: Tensor, setting: Setting) -> Callable[[], None]:
-    """As many passes as `local_energy` makes, in the same batches and arithmetic, and nothing else."""
+    """The passes that `local_energy` makes, in the same batches and arithmetic, and nothing else."""
     options, model = setting.options, copy.deepcopy(model)
     if options.get("channels_last"):
         inputs, model = (x.to(memory_format=torch.channels_last) for x in (inputs, model))
@@ -155,99 +153,16 @@ def compare(name: str, model: nn.Module, device: torch.device, settings: dict[st
         *timed, lambda: usual_way(model, loader, first.n_samples), repeats=repeats, warmups=1
     )
     n_images = first.n_patterns * first.passes
-    print(f"{name}, batches of {first.batch_size}, {torch.get_num_threads()} threads, {n_images:,} images a call")
+    print(f"{name}, batches of {first.batch_size}, {torch.get_num_threads()} threads, {n_images:,} images per call")
     for label, ours, plain in zip(settings, ours_and_plain[::2], ours_and_plain[1::2], strict=True):
-        print(f"{label}: {n_images / ours:,.0f} images a second, plain {n_images / plain:,.0f}")
+        print(f"{label}: {n_images / ours:,.0f} images per second, plain {n_images / plain:,.0f}")
         print("  " + verdict("local_energy over plain forward passes", plain / ours, 0.9))
         ratio = "local_energy over a loop and a DataLoader in float32"
         print("  " + (verdict(ratio, usual / ours, 3) if on_gpu else f"{ratio}: {usual / ours:.3g}"))
 
 
-# Variance reduction, on a network that is trained
-
-N_PATTERNS, SUBSET = 4000, 100
-N_CALLS, N_SAMPLES = 128, 4  # independent calls, and draws of each
-
-
-def synthetic_pictures(n: int, generator: torch.Generator) -> Data:
-    """Ten smooth pictures (n, 3, 16, 16) under noise, and which it is."""
-    classes = F.interpolate(torch.randn(10, 3, 4, 4, generator=generator), size=(16, 16), mode="bilinear")
-    targets = torch.arange(n) % 10
-    return classes[targets] + 2.0 * torch.randn(n, 3, 16, 16, generator=generator), targets
-
-
-def trained_network(data: Data, epochs: int) -> nn.Module:
-    """Two convolutions and a dense layer after some epochs of SGD with Nesterov momentum."""
-    inputs, targets = data
-    generator = torch.Generator().manual_seed(1)
-    model = nn.Sequential(
-        *(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten()),
-        nn.Linear(64, 10),
-    )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(targets), generator=generator).split(100):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[rows]), targets[rows]).backward()
-            optimizer.step()
-    return model
-
-
-def variances(model: nn.Module, data: Data, sigmas: tuple[float, float], **options) -> NDArray[np.float64]:
-    """Variance × draws as each call estimates it (N_CALLS, 3).
-
-    Of δE and of the loss at the larger σ, and of the difference of δE between both σ.
-    """
-    profiles = [
-        local_energy(model, data, sigmas, n_samples=N_SAMPLES, seed=seed, batch_size=500, **options)
-        for seed in range(N_CALLS)
-    ]
-    differences = np.array([p.delta_error[1] - p.delta_error[0] for p in profiles])
-    squares = (differences - differences.mean()) ** 2 * N_CALLS / (N_CALLS - 1)
-    return N_SAMPLES * np.array(
-        [(p.std_error[1] ** 2, p.loss_std_error[1] ** 2, s) for p, s in zip(profiles, squares, strict=True)]
-    )
-
-
-def savings(model: nn.Module, data: Data, sigmas: tuple[float, float], std_error: float) -> None:
-    """Print the third ratio for each option, and what a standard error of δE at the larger σ takes."""
-    options = {
-        "none": {"common": False},
-        "common random numbers": {},
-        "antithetic pairs": {"antithetic": True},
-        f"subset of {SUBSET}": {"subset": SUBSET},
-        f"subset of {SUBSET}, antithetic pairs": {"subset": SUBSET, "antithetic": True},
-    }
-    evaluations = {  # for a unit of variance
-        label: chosen.get("subset", N_PATTERNS) * variances(model, data, sigmas, **chosen)
-        for label, chosen in options.items()
-    }
-    low, high = sigmas
-    rise = local_energy(model, data, sigmas, n_samples=100, seed=0)
-    print(
-        f"  train error {rise.train_error:.2%}, δE({low}) = {rise.delta_error[0]:.2%}, δE({high}) = "
-        f"{rise.delta_error[1]:.2%}; plain evaluations over those with options, {N_CALLS * N_SAMPLES} draws each:"
-    )
-    quantities = (f"δE({high})", f"loss at {high}", f"δE({high}) − δE({low})")
-    for label, values in evaluations.items():
-        ratios = zip(quantities, *ratio_of_means(evaluations["none"], values), strict=True)
-        if label != "none":
-            print(f"  {label}: " + ", ".join(f"{what} {ratio:.3g} ± {error:.2g}" for what, ratio, error in ratios))
-    for label, values in evaluations.items():
-        total = N_PATTERNS + values[:, 0].mean() / std_error**2
-        print(f"  δE({high}) ± {std_error:.2%} takes {total:,.0f}, with the pass at w; options: {label}")
-
-
-def ratio_of_means(one: NDArray, other: NDArray) -> tuple[NDArray, NDArray]:
-    """Ratio of the means over rows, column by column, and its standard error."""
-    ratio, squares = one.mean(axis=0) / other.mean(axis=0), 0.0
-    for values in (one, other):
-        squares = squares + values.var(axis=0, ddof=1) / len(values) / values.mean(axis=0) ** 2
-    return ratio, ratio * np.sqrt(squares)
-
-
 def main() -> None:
-    """Compare on the CPU, and on a GPU if there is one; then what variance reduction saves."""
+    """Compare on the CPU, and on a GPU if there is one."""
     torch.manual_seed(0)
     small = Setting(n_patterns=2048, n_samples=4, batch_size=128, options={})
     settings = {"float32": small}
@@ -266,13 +181,6 @@ def main() -> None:
             compare(f"{name}, GPU", make_model(name), torch.device("cuda"), settings, repeats=7)
     else:
         print("ResNet-18 and ResNet-56: not measured, torch finds no CUDA device")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        data = synthetic_pictures(N_PATTERNS, torch.Generator().manual_seed(0))
-        print(f"small network on {N_PATTERNS:,} synthetic pictures, at a minimum:")
-        savings(trained_network(data, 15), data, (0.4, 0.5), 0.002)
-        print("the same after one epoch, small σ:")
-        savings(trained_network(data, 1), data, (0.05, 0.1), 0.0005)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One sweep of belief propagation, N = 784, K = 9, P = 500: the node form over the edge form; messages a second."""
+"""One sweep of belief propagation, N = 784, K = 9, P = 500: the node form over the edge form; messages per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bpflat.estimators.kernels import _edge_sweep
 from bpflat.estimators.node_bp import equations
 
 DELTA = 0.1
-FASTEST_CPP = (23e6, 46e6)  # messages a second and core, of the best public code for binary weights
+FASTEST_CPP = (23e6, 46e6)  # messages per second and core, of the best public code for binary weights
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
     )
     print(verdict("time of a compiled edge sweep over a node sweep", edge / node, 100))
     print(verdict("time of an edge sweep in numpy over a node sweep", array / node, 100))
-    print(verdict("edge form, million messages a second on one core", rate / 1e6, FASTEST_CPP[1] / 1e6))
+    print(verdict("edge form, million messages per second on one core", rate / 1e6, FASTEST_CPP[1] / 1e6))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Loop:
         ]
 
     def run_epoch(self, epoch: int, orders: list[torch.Tensor]) -> None:
-        """One epoch; `orders` are those of `randomness.minibatch_orders`, one a restart."""
+        """One epoch; `orders` are those of `randomness.minibatch_orders`, one per restart."""
         scheduled = self.protocol.scheduled(epoch)
         coupling = self.protocol.B * scheduled.gamma
         for restart, order in enumerate(orders):

@@ -354,7 +354,7 @@ def check_jobs(n_jobs: int) -> int:
     except ValueError:
         pass
     raise ValueError(
-        f"n_jobs must be a whole number other than 0, at most {_MOST_PROCESSES} (-1: one process a core); "
+        f"n_jobs must be a whole number other than 0, at most {_MOST_PROCESSES} (-1: one process per core); "
         f"got {shown(n_jobs)}"
     )
 

@@ -17,7 +17,7 @@ Batch = TypeVar("Batch")
 
 @contextlib.contextmanager
 def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple[Any, ...]]) -> Iterator[None]:
-    """Within the block, `model` is in evaluation mode with BatchNorm statistics recomputed from `batches`.
+    """Hold `model` in evaluation mode, with BatchNorm statistics recomputed from `batches`, within the block.
 
     Means and variances are averaged over the batches with equal weights.  They are gathered as the model will be
     used: everything but BatchNorm is in evaluation mode meanwhile, so dropout is off and no random number is drawn
@@ -43,7 +43,7 @@ def batchnorm_statistics(model: nn.Module, batches: Iterable[Tensor | tuple[Any,
     >>> from bpflat.optim import batchnorm_statistics
     >>> model = torch.nn.BatchNorm1d(3)
     >>> inputs = 5 + torch.randn(64, 3)
-    >>> with batchnorm_statistics(model, inputs.split(16)):  # ``with optimizer.centre(), ...`` for a centre
+    >>> with batchnorm_statistics(model, inputs.split(16)):  # a centre: ``with optimizer.centre(), ...``
     ...     mean = model(inputs).mean()
     >>> bool(mean.abs() < 0.01), bool(model(inputs).requires_grad)
     (True, True)

@@ -177,7 +177,7 @@ def local_entropy(
     >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
     >>> curve.phi.shape, bool(curve.converged.all())
     ((2,), True)
-    >>> bool(curve.phi[1] < curve.phi[0] < 0)  # the farther from a solution, the smaller the fraction of solutions
+    >>> bool(curve.phi[1] < curve.phi[0] < 0)  # fewer solutions farther from a solution
     True
     """
     method = check_choice("method", method, METHODS)
@@ -400,6 +400,6 @@ def _room(device: str) -> int:
 
 
 def _bytes_of(method: str, n_hidden: int, n_patterns: int, is_isotropic: bool) -> int:
-    """About the most that one reference takes: matrices (K, P, P), and a Krylov space and its like."""
+    """Rough upper bound of what one reference takes: matrices (K, P, P), a Krylov space and its like."""
     matrices = {"bp": 12, "ep": 80}[method] + (0 if is_isotropic else 30)
     return n_hidden * n_patterns * (matrices * n_patterns + 1500)

@@ -65,7 +65,7 @@ def _call(driver: int, function: Callable[..., Result], *arguments: object) -> R
     return function(*arguments)
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def _end_with(driver: int) -> None:
     """Let this process end when its parent, the process `driver`, is gone."""
 

@@ -102,7 +102,7 @@ def _installed_version(name: str) -> str:
 def git_revision() -> str:
     """Commit of the checkout this file is in, with "-dirty" where files were changed; "unknown" outside of one.
 
-    It is looked up once a process: what changes later is not what the process has imported.
+    It is looked up once per process: what changes later is not what the process has imported.
     """
     checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():  # installed: a repository farther up is somebody else's

@@ -1,5 +1,6 @@
 """Sphinx's settings for the manual (`make docs`)."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,3 +28,13 @@ html_static_path = ["_static"]
 html_css_files = ["manual.css"]
 html_show_sphinx = False
 html_copy_source = False
+
+
+def shorten(app, what, name, obj, options, signature, returned):
+    """Signatures without the insides of defaults that are objects, such as ``Provenance()``."""
+    return (re.sub(r"(=[A-Z]\w*)\([^()]*\)", r"\1()", signature), returned) if signature else None
+
+
+def setup(app):
+    """Tell Sphinx of the above."""
+    app.connect("autodoc-process-signature", shorten)

@@ -1,4 +1,4 @@
-"""From shallow to deep in one picture: local entropy, local energy and test error of the same minima.
+"""Shallow and deep in one picture: local entropy, local energy and test error of the same minima.
 
 ``python -m figures.agreement`` draws from stored results: of the committee machine, the minima of Figs. 1 and 6, for
 which both measures of flatness exist; of VGG-like networks, for which only the local energy can be computed, Fig. 7's.

@@ -1,8 +1,9 @@
 """Table 1: test errors of the baseline, rSGD, eSGD and rSGD×y, from saved runs, beside the paper's numbers.
 
 `python -m figures.table1` draws the table from the runs in a folder; with ``--run ROW`` it first trains what is missing
-there, one process a run and one thread a process, and goes on with what was cut off. The table says of every cell how
-many runs, which scale, images, precision and revision it rests on; a second one what wins, loses and cannot be told.
+there, one process per run and one thread per process, and goes on with what was cut off. The table says of every cell
+how many runs, which scale, images, precision and revision it rests on; a second table says what wins, loses and cannot
+be told.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Weight (k, i) and pattern μ exchange Gaussian messages: A, B (inverse variance, and mean times it) from the pattern,
 the cavity mean m and variance ρ from the weight.  Where the prior has scales s, these are messages about (w' - w)/s,
-which see the inputs s x̂ and are 0 in the reference.  It costs O(PKN) memory and time a sweep, converges slowly on
+which see the inputs s x̂ and are 0 in the reference.  It costs O(PKN) memory and time per sweep, converges slowly on
 correlated inputs, and is what `node_bp` is checked against.
 """
 

@@ -158,7 +158,7 @@ class BinaryNodes(NodeEquations):
         return namespace(curvature).broadcast_to(1 / self.precision(curvature), curvature.shape)
 
     def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
-        """As in `NodeEquations`."""
+        """The sums of `NodeEquations`, by way of the Gram matrix."""
         n_inputs, precision = self.problem.inputs.n_inputs, self.precision(curvature)
         a = curvature / (n_inputs * precision)
         u = g * (1 - a)
@@ -167,7 +167,7 @@ class BinaryNodes(NodeEquations):
 
 
 class RealNodes(NodeEquations):
-    """Any real inputs and scales s: O(KPN) a sweep, without memory for edges; P has shape (..., K, N)."""
+    """Any real inputs and scales s: O(KPN) per sweep, without memory for edges; P has shape (..., K, N)."""
 
     @cached_property
     def squared_scale(self) -> Array | float:
@@ -192,11 +192,11 @@ class RealNodes(NodeEquations):
         return omega, cavity_variance(inputs.squares, self._unscaled(precision), curvature)
 
     def self_response(self, curvature: Array) -> Array:
-        """As in `NodeEquations`."""
+        """``q_kμ`` with the scales s, ``Σ_i x̂_i² s_i²/P_ki``."""
         return (self.squared_scale / self.precision(curvature)) @ self.problem.inputs.squares.T
 
     def bethe_sums(self, g: Array, curvature: Array) -> tuple[Array, Array]:
-        """As in `NodeEquations`."""
+        """The sums of `NodeEquations`, with δ in units of the scales s."""
         squares, precision = self.problem.inputs.squares, self.precision(curvature)
         displacement = _total(self.displacement(g, curvature, precision) ** 2 / self.delta)
         variance = self.squared_scale / precision

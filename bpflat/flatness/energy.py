@@ -115,7 +115,7 @@ def local_energy(
         Inputs (B, ...) to inputs (batch to batch, with `forward` and `loss`), drawing on torch's global random numbers,
         which are seeded for it and put back.
         Draw i sees its own augmentation, the same for all σ, and δE is the rise over w under that very augmentation;
-        `train_error` is the mean over them.  Costs one more pass a draw.
+        `train_error` is the mean over them.  Costs one more pass per draw.
     subset : int, optional
         Measure each draw on as many patterns, drawn for it at random without repetition, against w on the same ones.
         No bias, and the standard error holds both.  Where draws of z differ by more than the patterns do, which is the
@@ -204,7 +204,9 @@ def local_energy(
     A language model, of batches padded with labels of −100 (E_train: the fraction of tokens that are not guessed):
 
     >>> model = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Linear(8, 50))
-    >>> texts = [{"tokens": torch.randint(50, (4, n)), "labels": torch.randint(50, (4, n))} for n in (12, 20)]
+    >>> def tokens(n):
+    ...     return torch.randint(50, (4, n))
+    >>> texts = [{"tokens": tokens(n), "labels": tokens(n)} for n in (12, 20)]
     >>> texts[1]["labels"][0, 15:] = -100
     >>> def loss(logits, batch):
     ...     losses = torch.nn.functional.cross_entropy(logits.mT, batch["labels"], reduction="none")

@@ -107,7 +107,7 @@ class Ensemble:
         return energies, norms
 
     def _independent(self, n_sweeps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """As `run`, at β = 0 alone: samples of the prior, as many together as there is room for."""
+        """Samples of the prior, the β = 0 of `run`, as many together as there is room for."""
         n_chains, most = len(self.z), self.energy.together
         energies, norms = np.empty(n_sweeps * n_chains), np.empty(n_sweeps * n_chains)
         for start in range(0, len(energies), most):

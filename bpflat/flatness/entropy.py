@@ -172,7 +172,8 @@ def local_entropy(
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Linear(20, 3)
     >>> inputs = torch.randn(200, 20)
-    >>> curve = local_entropy(model, (inputs, model(inputs).argmax(1)), [0.001, 0.01], n_samples=200, seed=0)
+    >>> data = inputs, model(inputs).argmax(1)
+    >>> curve = local_entropy(model, data, [0.001, 0.01], n_samples=200, seed=0)
     >>> bool(curve.log_z[0] <= 0)
     True
     """

@@ -1,4 +1,4 @@
-"""From a model and data, as they are given, to an evaluation of a copy on the device."""
+"""The way from a model and data, as they are given, to an evaluation of a copy on the device."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ class EntropySGD(Wrapper):
 
     @contextlib.contextmanager
     def centre(self) -> Iterator[None]:
-        """Within the block the parameters hold w; afterwards what they held before, bit for bit.
+        """Let the parameters hold w within the block; afterwards they hold what they held before, bit for bit.
 
         This is for evaluating or saving w.  No step may be taken inside.  BatchNorm: see the notes of the class.
         """

@@ -51,7 +51,7 @@ class Exponential:
     Parameters
     ----------
     gamma0, gamma1 : float
-        First coupling γ₀ and its growth γ₁ an epoch, at least 0 and finite, else ValueError.
+        First coupling γ₀ and its growth γ₁ per epoch, at least 0 and finite, else ValueError.
 
     Examples
     --------

@@ -261,7 +261,7 @@ class ReplicatedSGD(Wrapper):
 
     @contextlib.contextmanager
     def centre(self, models: Sequence[nn.Module] | None = None) -> Iterator[None]:
-        """Within the block the first replica of this process holds w̄; afterwards its own weights, bit for bit.
+        """Let the first replica of this process hold w̄ within the block; afterwards its own weights, bit for bit.
 
         This is for evaluating or saving the centre.  No step may be taken inside.  All processes must enter.
 

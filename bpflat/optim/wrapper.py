@@ -69,7 +69,7 @@ class Wrapper(Optimizer):
 
     @contextlib.contextmanager
     def _exchanged(self, tensors: list[Tensor], values: dict[Tensor, Tensor]) -> Iterator[None]:
-        """Within the block those of `tensors` that have a value hold it; afterwards all are as before, bit for bit."""
+        """Let those of `tensors` that have a value hold it within the block; then all are as before, bit for bit."""
         with torch.no_grad():
             saved = [tensor.clone() for tensor in tensors]
             torch._foreach_copy_(tensors, [values.get(tensor, tensor) for tensor in tensors])
@@ -187,7 +187,7 @@ def has_dense_gradient(parameter: Tensor) -> bool:
 
 @contextlib.contextmanager
 def gradients_replaced(params: list[Tensor], gradients: dict[Tensor, Tensor]) -> Iterator[None]:
-    """Within the block ``.grad`` of `params` are `gradients`, and None for the others."""
+    """Let ``.grad`` of `params` be `gradients` within the block, and None for the others."""
     saved = [p.grad for p in params]
     for p in params:
         p.grad = gradients.get(p)

@@ -89,7 +89,8 @@ def local_entropy(
     >>> from bpflat import theory
     >>> theory.local_entropy(1.0, [0.05, 0.25]).phi.round(5).tolist()
     [-0.11807, -0.23528]
-    >>> (theory.local_entropy(0.5, [1e-4, 0.1], weights="binary", reference="typical").entropy > 0).tolist()
+    >>> curve = theory.local_entropy(0.5, [1e-4, 0.1], weights="binary", reference="typical")
+    >>> (curve.entropy > 0).tolist()  # typical solutions are isolated
     [False, True]
     """
     alpha = check_scalar("alpha", alpha, at_least=1e-12, at_most=1e12)

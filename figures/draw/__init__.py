@@ -1,1 +1,1 @@
-"""From numbers to pictures, tables and text."""
+"""Pictures, tables and text, from numbers."""

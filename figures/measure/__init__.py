@@ -1,1 +1,1 @@
-"""From minima to numbers: training what is missing, measuring it, and the statistics of what was measured."""
+"""Numbers, from minima: training what is missing, measuring it, and the statistics of what was measured."""

@@ -166,7 +166,7 @@ def variance_components(values: ArrayLike) -> Components:
 
     Notes
     -----
-    With R restarts a draw, the mean square within draws estimates ``within²`` and that between draws ``within² + R
+    With R restarts per draw, the mean square within draws estimates ``within²`` and that between draws ``within² + R
     between²``; a negative difference is reported as 0.  For a balanced design this is the restricted-likelihood
     estimate.
     """

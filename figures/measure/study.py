@@ -152,7 +152,7 @@ def collect(
     Parameters
     ----------
     results : Path
-        Place of the measures, one small file a draw.
+        Place of the measures, one small file per draw.
     runs : Path
         Place of the trained minima.
     names : sequence of str

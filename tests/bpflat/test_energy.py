@@ -109,7 +109,7 @@ class TestClosedForms:
 
 class TestStatistics:
     def test_standard_errors_are_honest(self):
-        """Over many seeds the deviations from the exact value are standard normal, at each σ."""
+        """Deviations from the exact value are standard normal over many seeds, at each σ."""
         weights, patterns, _ = random_instance(1, 3, 21, 15, seed=4)
         labels = committee.predict(weights[0], patterns)
         labels[:3] *= -1

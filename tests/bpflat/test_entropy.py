@@ -81,7 +81,7 @@ class TestCurve:
             assert_allclose([point.log_z, point.distance], [at.log_z[0], at.distance[0]], rtol=1e-8)
 
     def test_largest_tolerance(self, instance):
-        """At the loosest tolerance that is allowed, Φ is still good to a thousandth of itself."""
+        """Φ is still good to a thousandth of itself at the loosest tolerance that is allowed."""
         loose, tight = (local_entropy(*instance, [0.05, 0.5, 2.0], tolerance=t).phi for t in (1e-3, 1e-10))
         assert_allclose(loose, tight, rtol=1e-3)
 
@@ -138,7 +138,7 @@ class TestStoredSolutions:
             assert_allclose(getattr(curves[0], name), getattr(curves[1], name), rtol=1e-6)
 
     def test_the_path_does_not_matter(self, stored):
-        """Near Δ = 4 belief propagation has several fixed points around some minima: always the reference's branch."""
+        """Belief propagation has several fixed points near Δ = 4 around some minima: always the reference's branch."""
         problems, _ = stored
         for problem in problems:
             alone, curve = (local_entropy(*problem, deltas) for deltas in ([4.0], np.geomspace(1e-3, 4, 30)))

@@ -35,7 +35,7 @@ def test_an_interruption_is_one_line(capsys, number, status):
 
 
 def test_a_program_that_ignores_interruptions_goes_on_to(capsys):
-    """As nohup and the shell start programs in the background."""
+    """The way nohup and the shell start programs in the background."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         assert program(lambda: os.kill(os.getpid(), signal.SIGINT)) == 0

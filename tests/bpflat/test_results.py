@@ -82,7 +82,7 @@ class TestFiles:
             assert type(getattr(back, name)) is type(value), name
 
     def test_files_without_provenance(self, result, tmp_path):
-        """As version 0.1.0 wrote them."""
+        """Files that version 0.1.0 wrote."""
         result.save(tmp_path / "new.npz")
         arrays = read_npz(tmp_path / "new.npz")
         del arrays["provenance"]

@@ -55,7 +55,7 @@ class TestAtomicWrite:
         assert names_in(tmp_path) == ["link", "pipe", "socket"]
 
     def test_links_are_followed(self, tmp_path):
-        """To a file, which is replaced, or to a name that is free; a link to itself leads nowhere."""
+        """They lead to a file, which is replaced, or to a name that is free; a link to itself leads nowhere."""
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "file").write_bytes(b"old")
         os.symlink("elsewhere/file", tmp_path / "link")
@@ -89,7 +89,7 @@ class TestAtomicWrite:
         assert names_in(tmp_path) == sorted([*theirs, "file"])
 
     def test_nothing_is_tidied_where_nothing_can_be_locked(self, tmp_path, monkeypatch):
-        """Without locks a temporary may be that of a writer that lives."""
+        """A temporary may be that of a writer that lives where there are no locks."""
         monkeypatch.setattr(locks, "CAN_LOCK", False)
         with atomic_write(tmp_path / "file") as outer:
             outer.write(b"outer")

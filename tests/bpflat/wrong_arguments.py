@@ -231,7 +231,7 @@ def grid(value: list[float]) -> Argument:
 
 
 def number(value: float) -> Argument:
-    """At least 0."""
+    """A number of at least 0."""
     return Argument(value, _NUMBER)
 
 

@@ -115,7 +115,7 @@ class TestPaperScale:
         assert solved == {"sgd-fast": 50, "sgd-slow": 36, "rsgd-fast": 48, "rsgd-slow": 50, "esgd": 46}
 
     def test_expectation_propagation_agrees_on_the_order(self, no_computing):
-        """At d = 0.05 and 0.25."""
+        """The order at d = 0.05 and 0.25."""
         series = series_of("paper")
         phi = np.array([series[name].entropy_ep.phi.mean(axis=0) for name in SHARPEST_FIRST])
         assert phi.shape == (5, 2) and np.all(np.diff(phi, axis=0) > 0)
@@ -214,7 +214,7 @@ class TestEstimators:
         return estimators.measure(STORED, STORED.with_name("estimators"), n_jobs=1)
 
     def test_ranking_holds(self, curves):
-        """From d = 0.05 on every method ranks SGD fast < SGD slow < rSGD fast < rSGD slow, eSGD."""
+        """Every method ranks SGD fast < SGD slow < rSGD fast < rSGD slow, eSGD from d = 0.05 on."""
         for method in estimators.METHODS:
             phi = np.array([curves[name][method].phi[0, 3:] for name in SHARPEST_FIRST])
             assert np.all(np.diff(phi[:4], axis=0) > 0) and np.all(phi[4] > phi[2])

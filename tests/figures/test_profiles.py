@@ -149,7 +149,7 @@ def test_unequal_training_errors_are_flagged(folder):
 
 
 def test_seeds_that_ended_at_a_loss_are_averaged_at_their_ends(tmp_path):
-    """After 10 and 15 epochs; epoch 5 they have in common, and what one seed has beyond it is left out."""
+    """Ends after 10 and 15 epochs; epoch 5 they have in common, and what one seed has beyond it is left out."""
     configuration = {"stop_loss": 0.01}
     for seed, epochs in enumerate([(5, 10), (5, 10, 15)]):
         measured(tmp_path, "baseline", seed, epochs=epochs, configuration=configuration)

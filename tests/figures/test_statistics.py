@@ -157,7 +157,7 @@ class TestCoverageOfCorrelations:
 
     @staticmethod
     def coverage(rho, kind, groups, *, shift=(0, 0), within=False):
-        """Of the population's coefficient, for normal minima correlated by `rho` inside groups at `shift`."""
+        """Coverage of the population's coefficient, for normal minima correlated by `rho` inside groups at `shift`."""
         rng = np.random.default_rng(8)
 
         def sample(groups):

@@ -164,9 +164,9 @@ def test_other_settings_are_other_rows(folder):
 
 
 def test_wall_times(folder):
-    """Of the whole run where its file says so, else of its minibatches."""
+    """Times of the whole run where its file says so, else of its minibatches."""
     (cell,) = (cell for cell in cells(load_runs(folder)) if cell.column == "baseline")
-    assert cell.hours == (pytest.approx(3 * 5000 / 5000 / 3600), False)  # three passes at 5,000 images a second
+    assert cell.hours == (pytest.approx(3 * 5000 / 5000 / 3600), False)  # three passes at 5,000 images per second
     run = saved(folder, "rsgd-y", 0, [0.7, 0.3])
     curves = run.curves.copy()
     curves[:, METRICS.index("seconds")] = 1800

@@ -70,6 +70,13 @@ def test_examples_are_shown():
     assert all((ROOT / "docs" / name).is_file() for name in shown)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_shown_is_also_linked(page):
+    """Readers of the plain Markdown, where nothing is included, find it too."""
+    for name in re.findall(r"^```\{literalinclude\} (\S+)", text_of(page), re.MULTILINE):
+        assert f"({name})" in text_of(page)
+
+
 @pytest.mark.parametrize("page", [name for name in PAGES if not name.startswith("docs/api")])
 def test_page_has_an_example(page):
     assert blocks(page, "python") or blocks(page, "sh") or blocks(page, "{literalinclude}")

@@ -17,8 +17,9 @@ from figures.measure.experiment import WITH_DROPOUT
 from figures.measure.statistics import paired_difference
 from figures.measure.study import load, of
 from tests.house.pages import PAGES, prose
-from tests.stored import RESULTS
+from tests.stored import REFERENCE, RESULTS, ROOT
 
+BENCHMARKS = ROOT / "benchmarks" / "results"
 ENTROPIC = ("rSGD fast", "rSGD slow", "eSGD")
 
 
@@ -216,6 +217,20 @@ def posterior():
     }
 
 
+def counting():
+    """Errors of belief and expectation propagation around a reference with errors, and without."""
+    low = {}
+    for method in ("ep", "bp"):
+        ratios = [float(r[method]) / float(r["count"]) - 1 for r in records(REFERENCE / "counting.csv")]
+        assert ratios[0] > 0.9 * max(ratios)  # the first is without errors
+        low[method] = f"{100 * min(ratios):.0f} to {100 * max(ratios):.0f} %"
+    return {
+        "docs/measures.md": [
+            f"log Z is {low['ep']} (expectation propagation) and {low['bp']} (belief propagation) too low there"
+        ]
+    }
+
+
 def meaning():
     """What a distance and a Φ mean."""
     cosines = [1 / np.sqrt(1 + 2 * d) for d in (0.05, 0.25, 1)]
@@ -329,12 +344,30 @@ def fig7():
     }
 
 
+def variance():
+    """Evaluations that the options of the local energy of torch models save."""
+    table = {
+        (r["network"], r["options"], r["quantity"]): f"{float(r['factor']):.2g} ± {float(r['std_error']):.1g}"
+        for r in records(BENCHMARKS / "variance.csv")
+    }
+    return {
+        "docs/torch.md": [
+            f"took {table['minimum', 'subset', 'error']} times fewer evaluations",
+            f"{table['minimum', 'common', 'difference']} times cheaper there",
+            f"{table['one epoch', 'antithetic', 'error']} times for the error and "
+            f"{table['one epoch', 'antithetic', 'loss']} times for the loss after one epoch, and does nothing at them "
+            f"({table['minimum', 'antithetic', 'error']})",
+        ]
+    }
+
+
 CLAIMS: tuple[Callable[[], dict[str, list[str]]], ...] = (
     fig1,
     draws,
     conventions,
     estimators,
     posterior,
+    counting,
     meaning,
     dropout,
     agreement,
@@ -342,6 +375,7 @@ CLAIMS: tuple[Callable[[], dict[str, list[str]]], ...] = (
     table1_full,
     fig3,
     fig7,
+    variance,
 )
 
 

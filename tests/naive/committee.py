@@ -43,7 +43,7 @@ def majority(agree):
 
 
 def few_errors(log_z, n_errors):
-    """From log probabilities that each pattern is right (P,): ``log P(E ≤ E₀)``, and π_μ of every pattern (P,).
+    """``log P(E ≤ E₀)``, and π_μ of every pattern (P,), from log probabilities that each pattern is right (P,).
 
     All 2^P outcomes, in arithmetic of 400 digits; π_μ is the chance, given E ≤ E₀, that pattern μ is right and one more
     error would be too many.

@@ -17,7 +17,7 @@ TAGS = {
     "schedule/learning rate": "eta",
     "schedule/gamma": "gamma",
     "replicas/distance": "distance",
-    "speed/images a second": "images_per_second",
+    "speed/images per second": "images_per_second",
 }
 
 

@@ -47,7 +47,7 @@ class TestOutputNodes:
     @pytest.mark.parametrize("n_hidden", [3, 9, 51])
     @pytest.mark.parametrize("beta", [None, 3.0])
     def test_one_reference_at_a_time(self, compute, n_hidden, beta, monkeypatch):
-        """From certain to hopeless patterns, some of which underflow: as the compiled kernel has them, one by one."""
+        """Certain to hopeless patterns, some of which underflow, are as the compiled kernel has them, one by one."""
         rng = np.random.default_rng(0)
         shift = np.array([-200.0, -30.0, -5.0, 0.0, 5.0, 30.0, 200.0])[:, None, None]
         omega = shift + 3 * rng.normal(size=(7, n_hidden, 11))

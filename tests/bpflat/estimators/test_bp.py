@@ -39,7 +39,7 @@ class TestOutputNode:
 
     @pytest.mark.parametrize("shift", [-3.0, -8.0, -20.0, -60.0, -1000.0])
     def test_hopeless_patterns_do_not_underflow(self, shift):
-        """Against 60-digit arithmetic where Z is far below the smallest float."""
+        """The same as 60-digit arithmetic where Z is far below the smallest float."""
         omega = shift + np.array([[0.0, 0.3, -0.5, 1.0, 2.0]])
         got = output_node(omega, np.ones((1, 5)), np.ones(1))
         rounding = 1e-14 * shift**2  # of the logarithms that g is the exponential of; Γ = g (g + y) magnifies it

@@ -24,14 +24,14 @@ def problem(request):
 
 @pytest.fixture(scope="module")
 def curves(problem):
-    """By all methods, under the noise of eq. 4."""
+    """Curves by all methods, under the noise of eq. 4."""
     options = {"prior_scale": "multiplicative", "betas": BETAS, "seed": 0}
     return {m: local_entropy(*problem, SIGMAS**2, method=m, **options) for m in ("bp", "ep", "mcmc")}
 
 
 class TestMultiplicative:
     def test_counting(self, problem, curves):
-        """Against plain samples: Monte Carlo to 4 standard errors, BP and EP to 5 %."""
+        """Agreement with plain samples: Monte Carlo to 4 standard errors, BP and EP to 5 %."""
         weights, patterns, labels = problem
         for s, sigma in enumerate(SIGMAS):
             errors, _ = naive.prior_samples(weights, patterns, labels, sigma**2, abs(weights), 300_000)
@@ -47,7 +47,7 @@ class TestMultiplicative:
                     assert_allclose(cumulants.mean_errors[s, b], mean, rtol=0.05, atol=0.02)
 
     def test_slope_is_the_local_energy(self, problem, curves):
-        """At β = 0 log ⟨e^{-βE}⟩ is 0, with the slope -P (δE + E_train) of the exact formula of eq. 4."""
+        """``log ⟨e^{-βE}⟩`` is 0 at β = 0, with the slope -P (δE + E_train) of the exact formula of eq. 4."""
         profile = local_energy(*problem, SIGMAS, method="exact")
         mean = len(problem[2]) * (profile.delta_error + profile.train_error)
         for method, curve in curves.items():
@@ -68,7 +68,7 @@ class TestMultiplicative:
         assert_allclose((log_z[3] - log_z[5]) / (2 * h), mean[4], rtol=rtol)
 
     def test_tail_is_the_local_entropy(self, problem, curves):
-        """As β → ∞ it tends to log P(E = 0), which is log Z of a reference without errors."""
+        """The limit β → ∞ is log P(E = 0), which is log Z of a reference without errors."""
         for method, curve in curves.items():
             cumulants, n = curve.cumulants(), curve.n_weights
             assert np.all(np.diff(cumulants.log_mean_exp) < 0)
@@ -108,7 +108,7 @@ class TestCall:
         assert np.all(np.abs(alone.log_mean_exp - cumulants.log_mean_exp[1]) <= error)
 
     def test_coverage(self):
-        """Of 200 seeds, the 95 % intervals hold the exact value, between rungs and beyond, 91 to 99 % of the time."""
+        """The 95 % intervals of 91 to 99 % of 200 seeds hold the exact value, between rungs and beyond."""
         weights, patterns, labels = random_instance(20, 3, 2)
         labels[0] *= -1
         hard, soft = (np.exp(z) for z in naive.two_patterns(weights, patterns, labels, 2.0))  # P(E = 0), P(E ≤ 1)
@@ -122,7 +122,7 @@ class TestCall:
         assert np.all((np.mean(held, axis=0) > 0.91) & (np.mean(held, axis=0) < 0.99))
 
     def test_errors_that_nothing_mends(self):
-        """At a cost of 1e6 all the weight is with the fewest errors: no underflow, and -βE on top."""
+        """All the weight is with the fewest errors at a cost of 1e6: no underflow, and -βE on top."""
         weights, patterns, labels = random_instance(31, 1, 6)
         labels[:1] = -labels[:1]
         options = {"method": "mcmc", "n_samples": 300, "seed": 0, "betas": [1e3, 1e6]}

@@ -111,7 +111,7 @@ class TestWeakSites:
     @pytest.mark.parametrize("by", ["unit", "tensors"])
     @pytest.mark.parametrize("n_strong", [0, 3, 20, 40])
     def test_covariance_and_determinant(self, n_strong, by, monkeypatch):
-        """With few strong sites, none, most, positive and negative: as from the whole matrix."""
+        """Few strong sites, none, most, positive and negative: the same as from the whole matrix."""
         rng = np.random.default_rng(n_strong)
         patterns = rng.choice([-1.0, 1.0], (40, 60))
         kernel = 0.3 * patterns @ patterns.T / 60

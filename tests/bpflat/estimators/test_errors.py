@@ -24,7 +24,7 @@ class TestCount:
     @pytest.mark.parametrize("n_errors", [1, 2, 5])
     @pytest.mark.parametrize("scale", [1e-20, 1e-6, 0.1, 1.0, 100.0])
     def test_enumeration(self, scale, n_errors):
-        """From certain patterns to hopeless ones, three of them beyond the smallest float."""
+        """Certain patterns to hopeless ones, three of them beyond the smallest float."""
         rng = np.random.default_rng(0)
         log_z = -scale * rng.exponential(size=(2, 9))
         log_z[1, :3] = -800
@@ -74,7 +74,7 @@ class TestOutputNode:
 @pytest.mark.parametrize("method", METHODS)
 class TestCurves:
     def test_large_beta_is_hard(self, method):
-        """Without errors, e^{-β} below the rounding of 1 changes nothing."""
+        """e^{-β} below the rounding of 1 changes nothing where there are no errors."""
         problem = instance_with_errors(0)
         soft, hard = (local_entropy(*problem, [0.1, 1.0], method=method, beta=b) for b in (60.0, None))
         assert_allclose(soft.phi, hard.phi, rtol=1e-7)
@@ -121,7 +121,7 @@ class TestCurves:
         assert_allclose(log_z, sampled, atol=4 * error + (0.03 if method == "ep" else 0.1) * abs(sampled))
 
     def test_no_jump_when_a_pattern_flips(self, method):
-        """As w crosses the boundary of one pattern E(w) jumps from 0 to 1; Φ moves by a few nats over KN weights."""
+        """E(w) jumps from 0 to 1 where w crosses the boundary of a pattern; Φ moves by a few nats over KN weights."""
         weights, patterns, labels = instance_with_errors(0)
         flipping = np.argmin(np.abs(patterns @ weights.T).min(axis=1))
         other = labels.copy()

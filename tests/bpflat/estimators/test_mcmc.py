@@ -61,7 +61,7 @@ class TestKnownAnswers:
     @pytest.mark.parametrize("n_errors", [0, 1])
     @pytest.mark.parametrize("n_hidden", [1, 3])
     def test_coverage(self, n_hidden, n_errors):
-        """Of 400 seeds, the 95 % intervals of Φ hold the exact value 92 to 98 % of the time: 2.8 standard errors."""
+        """The 95 % intervals of Φ of 92 to 98 % of 400 seeds (2.8 standard errors) hold the exact value."""
         weights, patterns, labels = random_instance(20, n_hidden, 2)
         labels[:n_errors] *= -1
         exact = exact_phi(weights, patterns, labels, 2.0, n_errors)
@@ -111,7 +111,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("beta", [5.0, None])
     def test_a_ladder_that_ends_too_early_is_not_converged(self, beta, monkeypatch):
-        """Before the β that was given, or before the states that are counted."""
+        """Its end comes before the β that was given, or before the states that are counted."""
         monkeypatch.setattr(monte_carlo, "_LONGEST", 3)
         problem = random_instance(101, 3, 100)
         options = {"method": "mcmc", "beta": beta, "seed": 0, "n_samples": 200}

@@ -169,7 +169,7 @@ class TestMeaning:
 
     @pytest.mark.parametrize("method", ["bp", "bp-edge", "ep"])
     def test_tiny_scales_are_zeros(self, method):
-        """As s → 0 a weight stays; n alone tells."""
+        """A weight stays as s → 0; n alone tells."""
         weights, patterns, labels, scale = instance(3, "gaussian")
         stay, tiny = scale.copy(), scale.copy()
         stay[:, ::2], tiny[:, ::2] = 0, 1e-9

@@ -54,7 +54,7 @@ def test_patterns_sorted_by_class(strength, options):
 
 
 def test_statistics_are_of_augmented_patterns():
-    """With `augment` they are those of the images that are measured, as in training."""
+    """Those of the images that are measured, as in training, with `augment`."""
     model, inputs, targets = trained(STRENGTH)
     of_seen, of_plain = (measure(model, inputs, targets, augment=a, block_size=300) for a in (augment, None))
     frozen = measure(model, inputs, targets, augment=augment, batch_norm="frozen")

@@ -161,7 +161,7 @@ class TestKnownAnswers:
         assert abs(found.log_z - np.log(0.5) + 0.5 * np.log(2)) < 4 * error < 0.2
 
     def test_cumulants(self):
-        """On the ladder, between its temperatures and a little beyond; NaN far beyond."""
+        """Values on the ladder, between its temperatures and a little beyond; NaN far beyond."""
         energy, betas, grid = (
             Quadratic([4.0, 4.0, 1.0]),
             np.array([0.0, 0.4, 1.0]),
@@ -179,7 +179,7 @@ class TestKnownAnswers:
 
 class TestLadder:
     def test_step(self):
-        """Of Gaussian energies as of counts 0.8 deviations; heavy tails and other units change nothing but the unit."""
+        """0.8 deviations of Gaussian energies as of counts; heavy tails and other units change nothing but the unit."""
         rng = np.random.default_rng(0)
         gaussian = 100 + 3 * rng.standard_normal(100_000)
         assert_allclose(tempering.next_step(gaussian), 0.8 / 3, rtol=0.03)

@@ -128,7 +128,7 @@ def crossing(k, beta, n_samples, n_chains):
 class TestNormalCrossings:
     @pytest.mark.parametrize(("k", "expected", "beta"), [([1], 0.5, 1e3), ([2], 0.25, 1e5), ([1, 2], 0.25, 1e7)])
     def test_learning_coefficient(self, k, expected, beta):
-        """Within 5 % of ``min 1/(2 k_i)`` at large β."""
+        """``min 1/(2 k_i)`` at large β, within 5 %."""
         curve = crossing(k, beta, 400, 32)
         assert curve.converged[0]
         assert curve.learning_coefficient_error[0] < 0.03 * expected
@@ -202,7 +202,7 @@ class TestScales:
             assert_allclose(s[0, 0, 0], w[0].norm() / 3**0.5, rtol=1e-5)
 
     def test_zeros_stay(self):
-        """Under multiplicative noise, and n counts the others: a pruned weight changes nothing."""
+        """Multiplicative noise leaves them, and n counts the others: a pruned weight changes nothing."""
         model, data = perceptron()
         with torch.no_grad():
             model[0].weight[2] = 0
@@ -217,7 +217,7 @@ class TestScales:
 
 class TestBridge:
     def test_from_energy_to_entropy(self):
-        """At β = 0 the local energy, at large β the local entropy, falling and convex between them."""
+        """The local energy at β = 0, the local entropy at large β, falling and convex between them."""
         model, data = perceptron()
         curve = local_entropy(model, data, [1.2], n_samples=500, n_chains=8, seed=0)
         energy = local_energy(model, data, [1.2], n_samples=400, seed=1)

@@ -109,7 +109,7 @@ class TestWrapped:
 
     @pytest.mark.parametrize("resident", [None, False])
     def test_batches(self, small, resident):
-        """From a list of dicts, of arrays too, and from a DataLoader that makes them."""
+        """A list of dicts, of arrays too, and a DataLoader that makes them."""
         model, inputs, targets = small
         options = {"n_samples": 4, "seed": 3, "resident": resident}
         parts = list(zip(inputs.split(25), targets.split(25), strict=True))

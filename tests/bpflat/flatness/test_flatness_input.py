@@ -124,7 +124,7 @@ class TestStored:
             assert_array_equal(getattr(back, name), value)
 
     def test_files_of_committee_machines(self, tmp_path):
-        """Without losses, as stored before there were any."""
+        """Files without losses, as stored before there were any."""
         weights, patterns, labels = random_instance(21, 3, 10)
         profile = bpflat.local_energy(weights, patterns, labels, [0.5], seed=0)
         profile.save(tmp_path / "profile.npz")

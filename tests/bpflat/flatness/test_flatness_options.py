@@ -121,7 +121,7 @@ class TestSameNumbers:
         assert_allclose(profile.delta_loss, plain.delta_loss, rtol=1e-4)
 
     def test_autocast(self, small):
-        """By option, or around the call: the cached low-precision weights must not outlive a perturbation."""
+        """The cached low-precision weights must not outlive a perturbation, by option or around the call."""
         model, inputs, targets = small
         options = {"n_samples": 5, "seed": 7, "batch_size": 30}
         inside = local_energy(model, (inputs, targets), SIGMAS, precision="bfloat16", **options)

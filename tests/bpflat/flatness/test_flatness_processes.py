@@ -18,7 +18,7 @@ from tests.stored import ROOT
 
 @pytest.fixture
 def one_thread():
-    """As many threads as the processes have: sums in float32 depend on them, and so do trained weights."""
+    """One thread, as the processes have: sums in float32 depend on their number, and so do trained weights."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

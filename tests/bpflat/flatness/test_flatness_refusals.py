@@ -152,7 +152,7 @@ def test_refused(make, message):
 
 @contextlib.contextmanager
 def same_parameters(model):
-    """As `untouched`, which copies the model, for models that cannot be copied; random numbers too."""
+    """The like of `untouched`, which copies the model, for models that cannot be copied; random numbers too."""
 
     def now():
         numbers = [(id(t), t._version, t.tolist()) for t in (*model.parameters(), *DATA)]

@@ -38,7 +38,7 @@ class TestNaive:
         assert profile.delta_loss[-1] > 1e-5
 
     def test_other_noise(self, small):
-        """Within 3 standard errors of their difference."""
+        """Equal within 3 standard errors of their difference."""
         model, inputs, targets = small
         profile = local_energy(model, (inputs, targets), SIGMAS, n_samples=200, seed=0)
         rng = torch.Generator().manual_seed(1)
@@ -52,7 +52,7 @@ class TestNaive:
             assert (abs(rises.mean(0) - [profile.delta_error[s], profile.delta_loss[s]]) < 3 * error).all()
 
     def test_recomputed_statistics(self, small):
-        """As torch's own update of BatchNorm over the same shuffled blocks, before each measurement."""
+        """Those of torch's own update of BatchNorm over the same shuffled blocks, before each measurement."""
         model, inputs, targets = small
         order = np.random.default_rng(stream(np.random.SeedSequence(2), 3)).permutation(90)
         blocks = inputs[order].tensor_split(3)

@@ -49,7 +49,7 @@ class TestPhysics:
 
 
 class TestTasks:
-    """Against means that are written out, with the same noise."""
+    """Agreement with means that are written out, with the same noise."""
 
     @staticmethod
     def rises(model, sigma, n_samples, seed, measure):

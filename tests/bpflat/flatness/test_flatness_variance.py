@@ -32,7 +32,7 @@ class TestVariance:
         return model, (inputs, targets)
 
     def test_antithetic(self, linear):
-        """At small σ the loss is odd in z, and its variance falls at least 20-fold; that of the error by a little."""
+        """The loss is odd in z at small σ, and its variance falls at least 20-fold; that of the error by a little."""
         plain = local_energy(*linear, [0.05], n_samples=1000, seed=0)
         pairs = local_energy(*linear, [0.05], n_samples=1000, seed=0, antithetic=True)
         assert (plain.loss_std_error / pairs.loss_std_error)[0] ** 2 > 20

@@ -19,7 +19,7 @@ LOOP = {"gamma": 0.5, "L": 5, "epsilon": 1e-2}
 
 
 def network(seed: int) -> nn.Module:
-    """Without BatchNorm, whose statistics would be those of half a batch."""
+    """A network without BatchNorm, whose statistics would be those of half a batch."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Tanh(), nn.Linear(6, 3)).double()
 

@@ -81,7 +81,7 @@ SCHEMES = {
 
 @pytest.mark.parametrize(("options", "K"), list(itertools.product(SCHEMES.values(), (1, 3, 10))))
 def test_replicas_meet_below_the_limit_and_fly_apart_above(options, K):
-    """Without a loss; the limit itself is where the distance neither grows nor shrinks."""
+    """No loss; the limit itself is where the distance neither grows nor shrinks."""
     limit = attraction_limit(K, **options)
     for factor in (0.97, 1.03):
         models = [nn.Parameter(torch.tensor([w], dtype=torch.float64)) for w in (0.0, 1.0)]

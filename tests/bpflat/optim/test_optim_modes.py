@@ -71,7 +71,7 @@ def test_what_is_saved_after_eval_holds_w_and_goes_on_from_w_prime(steps):
 
 
 def test_entropy_sgd_from_one_base_class():
-    """As the two optimizers made by hand, groups with options of their own included."""
+    """The same as the two optimizers made by hand, groups with options of their own included."""
     runs = [Run("esgd"), Run("esgd")]
     options = {"momentum": 0.9, "nesterov": True}
     loop = {"gamma": 0.5, "L": 3, "epsilon": 1e-3, "alpha": 0.5, "reset_inner": True, "seed": 3}

@@ -71,7 +71,7 @@ def test_replicas_leave_sparse_and_frozen_parameters_alone():
 
 
 def test_parameters_may_join_a_loop_late():
-    """Without a gradient w' = μ = w; so joining late is exactly the algorithm with a gradient that was zero before."""
+    """Joining late is the algorithm with a gradient that was zero before: w' = μ = w where there is none."""
     p, q = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
     inner, outer = (torch.optim.SGD([p, q], lr=lr) for lr in (0.1, 0.5))
     opt = EntropySGD(inner, outer, gamma=0.5, epsilon=0, L=4)

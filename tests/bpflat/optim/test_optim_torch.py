@@ -150,7 +150,7 @@ def test_closures(algorithm):
 
 @pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
 def test_a_closure_that_returns_none_and_leaves_no_gradients_is_a_skipped_step(algorithm):
-    """As if it had not been: in weights, states, noise and counts.  With gradients it is a step, as in torch."""
+    """Nothing of it in weights, states, noise and counts.  With gradients it is a step, as in torch."""
     skipping, plain = Run(algorithm), Run(algorithm)
     for t in range(7):
         if t in (2, 4):
@@ -166,7 +166,7 @@ def test_a_closure_that_returns_none_and_leaves_no_gradients_is_a_skipped_step(a
 
 @pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
 def test_state_tensors_may_be_replaced_by_equal_ones(algorithm):
-    """As trainers do that move a state to a device."""
+    """Trainers do so that move a state to a device."""
     disturbed, quiet = Run(algorithm), Run(algorithm)
     for t in range(12):
         if t % 2:

@@ -231,7 +231,7 @@ def test_accelerate(accelerator, algorithm, setting):
 
 @pytest.mark.parametrize("algorithm", ["esgd", "rsgd"])
 def test_accelerate_resumes(accelerator, tmp_path, algorithm):
-    """For Entropy-SGD from a checkpoint that holds w, saved between eval() and train()."""
+    """Entropy-SGD resumes from a checkpoint that holds w, saved between eval() and train()."""
     own = accelerator(step_scheduler_with_optimizer=False)
     stopped = prepared(own, algorithm)
     run_epoch(own, 0, *stopped)

@@ -149,7 +149,7 @@ class TestLocalEntropy:
 
     @pytest.mark.parametrize(("reference", "labels"), [("teacher", "teacher"), ("typical", "random")])
     def test_far_away(self, reference, labels):
-        """At the distance of independent solutions, or of any weights, the volume of all."""
+        """The volume of all at the distance of independent solutions, or of any weights."""
         assert_allclose(
             theory.local_entropy(0.5, [1e8], reference=reference).phi,
             theory.volume([0.5], labels=labels).phi,

@@ -34,7 +34,7 @@ def as_vector(model):
 
 @pytest.mark.parametrize("column", ["baseline", "rsgd"])
 def test_ends_at_a_training_loss(column, data, tmp_path):
-    """After the first epoch below it, and also when the run was cut off just there."""
+    """The end comes after the first epoch below it, also when the run was cut off just there."""
     whole = short(toy(column), tmp_path / "whole", data, epochs=6)
     initial = short(toy(column), tmp_path / "initial", data, epochs=6, stop_loss=100)
     assert initial.epochs == 0 and initial.train_loss > whole.train_loss
@@ -173,7 +173,7 @@ def test_first_gamma_of_esgd_is_known_after_a_loop_without_attraction(data):
 
 @pytest.mark.parametrize("column", ["baseline", "esgd", "rsgd"])
 def test_centre_has_running_statistics_of_augmented_minibatches(column, data):
-    """Of the minibatches that were trained on: one model's, along w', or the mean over the replicas."""
+    """Statistics of the minibatches that were trained on: one model's, along w', or the mean over the replicas."""
     recipe = toy(column)
     images, augmentation = load_images("cifar10", data), recipe.augmentation()
     state = begin(recipe, 10, 0, "cpu")
@@ -216,7 +216,7 @@ def test_flatness_along_the_training(column, data, tmp_path):
 
 
 def test_flatness_is_that_of_the_stored_weights(data, tmp_path):
-    """Without augmentation, on all images: `local_energy` of the stored model, whose draws are others, agrees."""
+    """`local_energy` of the stored model without augmentation, on all images, whose draws are others, agrees."""
     plan = FlatnessPlan(every=10, sigmas=(0.3,), n_samples=200)
     result = short(toy("baseline"), tmp_path, data, epochs=5, flatness=plan, augment=False)
     model, images = Tiny(10), load_images("cifar10", data)
@@ -375,7 +375,7 @@ def test_event_files_hold_the_curves_and_no_epoch_twice(column, data, tmp_path):
     for tag, (steps, values) in events.items():
         curve = result.curve(TAGS[tag])
         assert_array_equal(steps, 1 + np.flatnonzero(np.isfinite(curve)))
-        if tag != "speed/images a second":
+        if tag != "speed/images per second":
             assert_array_equal(values.astype(np.float32), curve[np.isfinite(curve)].astype(np.float32))
     assert events["error/test"][0].tolist() == [2, 4, 5]
 

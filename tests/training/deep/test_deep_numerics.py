@@ -46,7 +46,7 @@ def contraction(recipe, pace, steps):
 
 
 def test_replicas_contract_in_a_shortened_run_as_in_the_whole_one():
-    """By ``exp(−Σ η γ / (1 − momentum))``; the distance is quadratic in them."""
+    """They contract by ``exp(−Σ η γ / (1 − momentum))``; the distance is quadratic in them."""
     recipe = find_recipe("smallconvnet-cifar10", "rsgd")
     recipe = dataclasses.replace(
         recipe, epochs=5, eta=Drops(0.05, (2.5,)), gamma0=2e-3, gamma_growth=30.0, weight_decay=0.0

@@ -15,7 +15,7 @@ from training.deep.trainer import begin, train
 
 
 class Sure(Tiny):
-    """Without dropout."""
+    """A network without dropout."""
 
     def __init__(self, classes):
         super().__init__(classes)
@@ -29,7 +29,7 @@ def networks(monkeypatch):
 
 @pytest.mark.parametrize("column", ["esgd", "rsgd"])
 def test_compiled_networks_train_and_plain_ones_are_evaluated(column, data, tmp_path, monkeypatch):
-    """With a compiler that only counts the calls."""
+    """The compiler here only counts the calls."""
     calls = []
 
     class Counted(torch.nn.Module):

@@ -13,7 +13,7 @@ from training.deep.results import METRICS, DeepRun
 
 
 def test_wall_time_holds_everything_but_the_pause(data, tmp_path, monkeypatch):
-    """By a clock that moves by a second when it is read, and by 1000 after each epoch, as a slow disk would."""
+    """The clock moves by a second when it is read, and by 1000 after each epoch, as a slow disk would."""
     now = 0.0
 
     def read_clock():

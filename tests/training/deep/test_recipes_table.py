@@ -235,7 +235,7 @@ def test_batch_normalisation_of_efficientnet_is_the_reference_s():
 
 @pytest.mark.parametrize("row", [*R18, *R110, *EFFICIENT, *TINY])
 def test_initialisation_is_kaiming_normal(row):
-    """Of all networks but one: N(0, 2/fan), the one fan or the other, in every layer; biases 0."""
+    """All networks but one: N(0, 2/fan), the one fan or the other, in every layer; biases 0."""
     torch.manual_seed(0)
     for name, layer in network(row).named_modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear)):

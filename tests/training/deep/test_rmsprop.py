@@ -25,7 +25,7 @@ def by_hand(w, gradients, rates, decay, momentum, eps, weight_decay):
 
 @pytest.mark.parametrize("momentum, weight_decay", [(0.9, 0.01), (0.0, 0.0)])
 def test_steps_are_those_of_a_plain_loop(momentum, weight_decay):
-    """With gradients of all sizes, and a learning rate that drops: what is in the momentum keeps the old one."""
+    """Gradients of all sizes, and a learning rate that drops: what is in the momentum keeps the old one."""
     rng = np.random.default_rng(0)
     start = rng.normal(size=6)
     gradients, rates = rng.normal(size=(40, 6)) * 10.0 ** np.arange(-4, 2), np.repeat([0.1, 0.01], 20)

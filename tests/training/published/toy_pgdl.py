@@ -6,7 +6,7 @@ SHAPE = (7, 6, 2)
 
 
 def write(folder, layers, arrays, shape=SHAPE):
-    """A model's folder; `arrays` are lists, one a layer with weights, named as Keras names them."""
+    """A model's folder; `arrays` are lists, one for each layer with weights, named as Keras names them."""
     import h5py  # not everywhere
 
     folder.mkdir(exist_ok=True)

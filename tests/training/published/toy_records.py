@@ -16,7 +16,7 @@ def crc32c(content):
 
 
 def masked(crc):
-    """As TFRecord stores it."""
+    """The CRC as TFRecord stores it: masked."""
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32)
 
 
