@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Output:
         Tables in Markdown and how to read them, if there are any.
     report : str, optional
         What is printed; by default `text`.
+    more : mapping
+        Further pictures by what their names end in: NAME-END.pdf and NAME-END.png.
     """
 
     folder: Path
@@ -47,10 +49,14 @@ class Output:
     figure: Figure | None = None
     text: str = ""
     report: str | None = None
+    more: Mapping[str, Figure] = field(default_factory=dict)
 
     def save(self, name: str) -> list[Path]:
         """Write all files, each whole or not at all; returns their paths."""
-        paths = [] if self.figure is None else save_figure(self.figure, self.folder, name)
+        pictures = ({} if self.figure is None else {name: self.figure}) | {
+            f"{name}-{end}": figure for end, figure in self.more.items()
+        }
+        paths = [path for called, figure in pictures.items() for path in save_figure(figure, self.folder, called)]
         paths.append(save_table(self.table, self.folder, name))
         if self.text:
             paths.append(save_text(self.text, self.folder / f"{name}.md"))
