@@ -44,7 +44,7 @@ ARCHITECTURES = {
 }
 ENTROPIC: dict[str, dict] = {
     "baseline": {},
-    "rsgd": {"y": 3, "K": 1, "gamma_growth": 30.0},
+    "rsgd": {"y": 3, "K": 1, "gamma_growth": 100.0},
     "esgd": {"L": 5, "gamma_growth": 10.0},
 }
 OUTER_ETA = 0.5  # of eSGD
