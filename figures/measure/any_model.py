@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bpflat import load_reduced_fashion_mnist
-from bpflat.arguments import check_file_name
+from bpflat.arguments import check_count, check_file_name, check_scalar
 from bpflat.flatness import local_energy, local_entropy
 from bpflat.layout import check_finite
 from bpflat.locks import claimed, disclaim
@@ -104,6 +104,11 @@ class Plan:
     stop_loss : float
         Training ends when the loss of the centre on the training patterns is lower.  A wrong pattern costs ln 2 at
         least, so below ``ln 2/n_train`` there is none.
+
+    Raises
+    ------
+    ValueError
+        When one of these numbers is out of range.
     """
 
     seeds: int
@@ -115,9 +120,20 @@ class Plan:
     epochs: int = 400
     stop_loss: float = 1e-3
 
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("seeds", 1, 1000),
+            ("n_samples", 100, 10**7),
+            ("n_draws", 2, 10**7),
+            ("n_train", 2, 3927),
+            ("epochs", 1, 10**6),
+        ):
+            check_count(name, getattr(self, name), at_least=least, at_most=most)
+        check_scalar("stop_loss", self.stop_loss, above=0)
+
     def recipes(self) -> Iterator[tuple[str, Recipe]]:
         """Architectures and the recipes of each."""
-        for architecture in self.architectures:
+        for architecture in dict.fromkeys(self.architectures):
             for setting in SETTINGS:
                 yield architecture, self.recipe(architecture, setting)
 

@@ -63,6 +63,12 @@ def test_full_plan_is_what_was_asked_for():
     assert {recipe.algorithm for _, recipe in plan.recipes()} == {"sgd", "rsgd", "esgd"}
 
 
+@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"n_samples": 99}, {"n_train": 4000}, {"stop_loss": 0.0}])
+def test_sizes_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        dataclasses.replace(TOY, **wrong)
+
+
 def test_measures_are_those_of_plain_sampling(measured):
     """δE, and Φ where it is counted, against draws of the noise that are made here."""
     assert measured.fitted and measured.train_loss < TOY.stop_loss
