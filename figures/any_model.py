@@ -120,22 +120,41 @@ def architectures_of(minima: Sequence[Minimum]) -> list[str]:
     return list(dict.fromkeys(m.architecture for m in minima))
 
 
+def bridged(minima: Sequence[Minimum]) -> list[Minimum]:
+    """The last minimum of each architecture and algorithm."""
+    return list({(m.architecture, m.algorithm): m for m in minima}.values())
+
+
 def draw_bridge(minima: Sequence[Minimum]) -> Figure:
     """From δE to Φ: ``−log ⟨e^{−βE}⟩`` at the largest σ of one minimum of each algorithm, by architecture."""
     names = architectures_of(minima)
-    figure, panels = plt.subplots(1, len(names), figsize=(0.5 + 2.5 * len(names), 3.0), sharey=True, squeeze=False)
-    panels = panels[0]
-    for axes, architecture in zip(panels, names, strict=True):
-        for algorithm in algorithms_of(minima):
-            here = [m for m in minima if (m.architecture, m.algorithm) == (architecture, algorithm)]
-            if here:
-                bridge(axes, here[-1])
+    size = 0.5 + 2.5 * len(names), 3.0
+    figure, (panels,) = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
+    for axes, name in zip(panels, names, strict=True):
+        for minimum in bridged(minima):
+            if minimum.architecture == name:
+                bridge(axes, minimum)
         axes.set(xlabel=r"cost of an error $\beta$", xscale="log", yscale="log")
-        axes.set_title(NAMES[architecture], fontsize=7, loc="right")
+        axes.set_title(NAMES[name], fontsize=7, loc="right")
     panels[0].set_ylabel(r"$-\log\,\langle e^{-\beta E}\rangle$ (nats)")
     add_letters(panels)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
+
+
+def table_of_bridge(minima: Sequence[Minimum]) -> Iterator[tuple]:
+    """The curves of `draw_bridge`, after the names of the columns; log Z is that of all weights."""
+    c, s = SCALES.index("multiplicative"), -1
+    yield "architecture", "algorithm", "name", "sigma", "mean_errors", "log_z", "beta", "log_mean_exp", "std_error"
+    for m in bridged(minima):
+        first = m.sigma[s], mean_errors(m), m.log_z[c, s] * m.n_weights[c]
+        for row in zip(m.beta, m.log_mean_exp[c, s], m.log_mean_exp_error[c, s], strict=True):
+            yield m.architecture, m.algorithm, m.name, *(f"{value:.6g}" for value in (*first, *row))
+
+
+def mean_errors(minimum: Minimum) -> float:
+    """⟨E⟩ at β = 0 and the largest σ, plain, of a minimum without training errors."""
+    return minimum.delta_error[SCALES.index("multiplicative"), -1] * json_object(minimum.setting)["n_train"]
 
 
 def bridge(axes: Axes, minimum: Minimum) -> None:
@@ -146,7 +165,7 @@ def bridge(axes: Axes, minimum: Minimum) -> None:
     error = minimum.log_mean_exp_error[c, s, 1:]
     axes.plot(beta, curve, color=color, label=ALGORITHMS[minimum.algorithm])
     axes.fill_between(beta, curve - error, curve + error, color=color, alpha=0.25, linewidth=0)
-    mean = minimum.delta_error[c, s] * json_object(minimum.setting)["n_train"]
+    mean = mean_errors(minimum)
     early = beta * mean < 3
     axes.plot(beta[early], beta[early] * mean, "--", color=color, linewidth=0.7)
     axes.axhline(-minimum.log_z[c, s] * minimum.n_weights[c], color=color, linestyle=":", linewidth=0.7)
@@ -283,7 +302,8 @@ def make(arguments: argparse.Namespace) -> Output:
     minima = [minimum for minimum in trained if minimum.fitted]
     if not minima:
         raise ValueError(f"all {len(trained)} networks of {folder} make training errors; give them more --epochs")
-    return Output(folder, table(trained), draw(minima), report(trained, minima), more={"bridge": draw_bridge(minima)})
+    more = {"bridge": (draw_bridge(minima), table_of_bridge(minima))}
+    return Output(folder, table(trained), draw(minima), report(trained, minima), more=more)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ class Output:
     report : str, optional
         What is printed; by default `text`.
     more : mapping
-        Further pictures by what their names end in: NAME-END.pdf and NAME-END.png.
+        Further pictures with their tables, by what their names end in: NAME-END.pdf, NAME-END.png and NAME-END.csv.
     """
 
     folder: Path
@@ -49,15 +49,15 @@ class Output:
     figure: Figure | None = None
     text: str = ""
     report: str | None = None
-    more: Mapping[str, Figure] = field(default_factory=dict)
+    more: Mapping[str, tuple[Figure, Iterable[tuple]]] = field(default_factory=dict)
 
     def save(self, name: str) -> list[Path]:
         """Write all files, each whole or not at all; returns their paths."""
-        pictures = ({} if self.figure is None else {name: self.figure}) | {
-            f"{name}-{end}": figure for end, figure in self.more.items()
-        }
-        paths = [path for called, figure in pictures.items() for path in save_figure(figure, self.folder, called)]
+        paths = [] if self.figure is None else save_figure(self.figure, self.folder, name)
         paths.append(save_table(self.table, self.folder, name))
+        for end, (figure, table) in self.more.items():
+            paths += save_figure(figure, self.folder, f"{name}-{end}")
+            paths.append(save_table(table, self.folder, f"{name}-{end}"))
         if self.text:
             paths.append(save_text(self.text, self.folder / f"{name}.md"))
         return paths

@@ -165,6 +165,8 @@ def test_pictures(minima):
         curves = [line for line in axes.lines if line.get_label() in ("SGD", "rSGD", "eSGD")]
         assert len(curves) == 3
         assert_allclose([line.get_ydata() for line in curves], [[0.3, 0.6]] * 3)
+    head, *rows = any_model.table_of_bridge(minima)
+    assert len(rows) == 6 * len(minima[0].beta) and {len(row) for row in rows} == {len(head)}
 
 
 def test_no_network_without_errors_is_an_error(tmp_path, capsys):

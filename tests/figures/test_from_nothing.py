@@ -121,6 +121,14 @@ def test_runs_from_nothing(name, make, capsys):
             assert text.count("\n|") >= 2 and "nan" not in text
 
 
+def test_every_picture_has_its_numbers(make):
+    """Also a second one."""
+    make("any_model")
+    assert sorted(path.name for path in Path("any-model").glob("any-model-bridge.*")) == [
+        f"any-model-bridge.{suffix}" for suffix in ("csv", "pdf", "png")
+    ]
+
+
 def test_draws_are_not_computed_again(make):
     """Measures alone, without the minima, give the same numbers; some are local entropies."""
     make("conventions")
