@@ -93,6 +93,8 @@ class Plan:
         Sweeps of each chain for Φ.
     n_draws : int
         Draws of the noise for δE.
+    max_passes : int
+        Passes over the patterns, at each σ, after which chains that disagree do not go on.
     sigmas : tuple of float
         Noise amplitudes σ.
     architectures : tuple of str
@@ -114,6 +116,7 @@ class Plan:
     seeds: int
     n_samples: int
     n_draws: int
+    max_passes: int = 100_000
     sigmas: tuple[float, ...] = (0.5, 1.0)
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
     n_train: int = 500
@@ -315,7 +318,7 @@ def measure_missing(plan: Plan, folder: Path, *, n_jobs: int = 1) -> None:
 
 def setting_of(plan: Plan, recipe: Recipe, seed: int) -> dict:
     """Everything that decides a result."""
-    names = ("n_train", "stop_loss", "sigmas", "n_samples", "n_draws")
+    names = ("n_train", "stop_loss", "sigmas", "n_samples", "max_passes", "n_draws")
     return {"recipe": as_plain(recipe), "seed": seed} | {name: getattr(plan, name) for name in names}
 
 
@@ -363,7 +366,7 @@ def trained(plan: Plan, recipe: Recipe, seed: int, images: Images) -> tuple[nn.M
 def flatness_of(model: nn.Module, inputs: Tensor, labels: Tensor, plan: Plan) -> dict[str, NDArray]:
     """Fields of a `Minimum` that its measures give; all networks see the same noise."""
     data = inputs, labels
-    options = {"n_samples": plan.n_samples, "seed": 0}
+    options = {"n_samples": plan.n_samples, "max_passes": plan.max_passes, "seed": 0}
     curves = [local_entropy(model, data, plan.sigmas, scale=scale, **options) for scale in SCALES]
     profile = local_energy(model, data, plan.sigmas, n_samples=plan.n_draws, seed=0)
 
