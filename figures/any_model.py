@@ -275,6 +275,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, what in (
         ("seeds", "minima of each architecture and setting"),
         ("n-samples", "sweeps of each chain for Φ"),
+        ("max-passes", "passes at each σ after which chains that disagree do not go on"),
         ("n-draws", "draws of the noise for δE"),
         ("n-train", "training patterns"),
         ("epochs", "the most epochs of a training"),

@@ -128,6 +128,7 @@ class Plan:
             ("seeds", 1, 1000),
             ("n_samples", 100, 10**7),
             ("n_draws", 2, 10**7),
+            ("max_passes", 0, 10**12),
             ("n_train", 2, 3927),
             ("epochs", 1, 10**6),
         ):

@@ -37,8 +37,8 @@ COMMANDS = {
     "published_resnets": "--weights weights --data images.npz --n-train 10 --n-test 10 --n-samples 2 --subset 5"
     " --results published-resnets",
     "agreement": f"--stored . --results agreement {SMALL}",
-    "any_model": "--architectures one-layer --seeds 1 --n-train 60 --epochs 60 --n-samples 100 --n-draws 20"
-    " --stop-loss 0.02 --results any-model --jobs 1",
+    "any_model": "--architectures one-layer --seeds 1 --n-train 60 --epochs 60 --n-samples 100 --max-passes 0"
+    " --n-draws 20 --stop-loss 0.02 --results any-model --jobs 1",
 }
 NEEDED = {  # programs that draw what others make
     "estimators": ["fig1"],
