@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Output:
         Tables in Markdown and how to read them, if there are any.
     report : str, optional
         What is printed; by default `text`.
+    more : mapping
+        Further pictures with their tables, by what their names end in: NAME-END.pdf, NAME-END.png and NAME-END.csv.
     """
 
     folder: Path
@@ -47,11 +49,15 @@ class Output:
     figure: Figure | None = None
     text: str = ""
     report: str | None = None
+    more: Mapping[str, tuple[Figure, Iterable[tuple]]] = field(default_factory=dict)
 
     def save(self, name: str) -> list[Path]:
         """Write all files, each whole or not at all; returns their paths."""
         paths = [] if self.figure is None else save_figure(self.figure, self.folder, name)
         paths.append(save_table(self.table, self.folder, name))
+        for end, (figure, table) in self.more.items():
+            paths += save_figure(figure, self.folder, f"{name}-{end}")
+            paths.append(save_table(table, self.folder, f"{name}-{end}"))
         if self.text:
             paths.append(save_text(self.text, self.folder / f"{name}.md"))
         return paths

@@ -38,6 +38,8 @@ COMMANDS = {
     "published_resnets": "--weights weights --data images.npz --n-train 10 --n-test 10 --n-samples 2 --subset 5"
     " --results published-resnets",
     "agreement": f"--stored . --results agreement {SMALL}",
+    "any_model": "--architectures one-layer --seeds 1 --n-train 60 --epochs 60 --n-samples 100 --max-passes 0"
+    " --n-draws 20 --stop-loss 0.02 --results any-model --jobs 1",
 }
 NEEDED = {  # programs that draw what others make
     "estimators": ["fig1"],
@@ -59,6 +61,7 @@ PROMISED = {  # what a program says that it writes
     "fig7": "fig7/fig7 pdf png csv md",
     "published_resnets": "published-resnets/published-resnets pdf png csv",
     "agreement": "agreement/agreement pdf png csv md",
+    "any_model": "any-model/any-model pdf png csv md",
 }
 
 
@@ -119,6 +122,14 @@ def test_runs_from_nothing(name, make, capsys):
         else:
             text = content.decode()
             assert text.count("\n|") >= 2 and "nan" not in text
+
+
+def test_every_picture_has_its_numbers(make):
+    """Also a second one."""
+    make("any_model")
+    assert sorted(path.name for path in Path("any-model").glob("any-model-bridge.*")) == [
+        f"any-model-bridge.{suffix}" for suffix in ("csv", "pdf", "png")
+    ]
 
 
 def test_draws_are_not_computed_again(make):

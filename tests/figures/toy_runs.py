@@ -1,10 +1,11 @@
-"""Runs of deep networks, and networks with their local energy, that never were."""
+"""Runs of deep networks, networks with their local energy, and minima with both measures, that never were."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from bpflat.provenance import Provenance
+from figures.measure.any_model import SCALES, Minimum
 from figures.measure.networks import Network
 from training.deep.recipes import as_plain, find_recipe
 from training.deep.results import METRICS, DeepRun
@@ -64,3 +65,28 @@ def network(**changes):
         "setting": "{}",
     }
     return Network(**(fields | changes))
+
+
+def minimum(phi, delta_error, **changes):
+    """A minimum that never was, with one σ and the same measures for both scales."""
+    scalar = np.ones((len(SCALES), 1))
+    fields = dict.fromkeys(("distance", "passes", "rhat"), scalar)
+    fields |= dict.fromkeys(("log_z", "phi"), phi * scalar) | {"delta_error": delta_error * scalar}
+    fields |= dict.fromkeys(("phi_error", "delta_error_error"), 0.1 * scalar)
+    fields |= dict.fromkeys(("log_mean_exp", "log_mean_exp_error"), np.array([[[0.0, -0.3, -0.6]]] * len(SCALES)))
+    fields |= dict.fromkeys(("batch", "seed", "epochs"), 1) | dict.fromkeys(("eta", "train_loss", "seconds"), 0.001)
+    fields |= {
+        "name": "toy",
+        "architecture": "one-layer",
+        "algorithm": "baseline",
+        "setting": '{"n_train": 10, "stop_loss": 0.01, "recipe": {"epochs": 3}}',
+        "train_error": 0.0,
+        "test_error": 0.1,
+        "balanced_error": 0.2,
+        "sigma": np.array([0.5]),
+        "scale": np.array(SCALES),
+        "n_weights": np.array([3] * len(SCALES)),
+        "n_temperatures": np.ones((len(SCALES), 1), dtype=int),
+        "beta": np.array([0.0, 1.0, 10.0]),
+    }
+    return Minimum(**(fields | changes))

@@ -51,6 +51,8 @@ LINES = {
     " --runs runs --jobs 1",
     "figures.draws": "--results conventions",
     "figures.agreement": "--stored . --results agreement",
+    "figures.any_model": "--architectures one-layer --seeds 1 --n-train 20 --epochs 40 --stop-loss 0.03 --n-samples 100"
+    " --max-passes 0 --n-draws 2 --results new --jobs 1",
     "figures.published_resnets": "--weights weights --data images.npz --n-train 4 --n-test 4 --n-samples 2 --subset 2"
     " --results new",
 }

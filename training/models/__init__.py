@@ -1,4 +1,4 @@
-"""The networks of Table 1 and of Appendix B.3, by name.
+"""The networks of Table 1 and of Appendix B.3, and small ones for grey pictures, by name.
 
 Those that torchvision has are taken from it, when they are asked for; the others are written here.
 """
@@ -12,7 +12,7 @@ from torch import nn
 from training.models.cifar_resnet import CifarResNet
 from training.models.from_torchvision import densenet121, efficientnet_b0, resnet18, resnet50
 from training.models.pyramidnet import PyramidNet
-from training.models.small import SmallConvNet, VGGLike
+from training.models.small import Perceptron, SmallConvNet, StridedConvNet, VGGLike
 
 
 def _cifar_resnet(depth: int) -> Callable[[int], nn.Module]:
@@ -29,6 +29,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet50": resnet50,
     "densenet121": densenet121,
     "vgg-like": VGGLike,
+    "perceptron": Perceptron,
+    "strided-convnet": StridedConvNet,
 }
 
 
@@ -40,7 +42,8 @@ def make_model(name: str, num_classes: int = 10, **options: object) -> nn.Module
     name : str
         A key of `MODELS`.  Inputs are float (B, 3, H, W): any size for networks that end in a mean over the image;
         32×32 for ``smallconvnet``; 64×64 (Tiny ImageNet) is what ``resnet50`` and ``densenet121`` are trained on in
-        the paper, 224×224 (CIFAR rescaled) ``efficientnet-b0``.
+        the paper, 224×224 (CIFAR rescaled) ``efficientnet-b0``.  Grey (B, 1, 28, 28) for ``perceptron`` and
+        ``strided-convnet``.
     num_classes : int
         Logits that come out, shape (B, num_classes).
     **options

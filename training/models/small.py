@@ -1,8 +1,10 @@
-"""The two small networks: the LeNet-like SmallConvNet of Appendix C.1 and the VGG-like network of B.3."""
+"""Small networks: SmallConvNet of Appendix C.1, the VGG-like network of B.3, and two for the patterns of B.1."""
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -72,3 +74,54 @@ class VGGLike(nn.Sequential):
         super().__init__(*layers, nn.Linear(dense, num_classes))
         kaiming_normal(self)
         self.to(memory_format=torch.channels_last)  # half the time on a CPU
+
+
+class Perceptron(nn.Sequential):
+    """Dense layers with ReLU between them: inputs of any shape (B, ...) to logits (B, num_classes).
+
+    Parameters
+    ----------
+    num_classes : int
+    hidden : sequence of int
+        Units of the hidden layers, from the inputs on.
+    n_inputs : int
+        Numbers of an input, a 28×28 picture by default.
+    """
+
+    def __init__(self, num_classes: int = 10, *, hidden: Sequence[int] = (16,), n_inputs: int = 28 * 28):
+        layers: list[nn.Module] = [nn.Flatten()]
+        for fan_in, units in itertools.pairwise((n_inputs, *hidden)):
+            layers += [nn.Linear(fan_in, units), nn.ReLU()]
+        super().__init__(*layers, nn.Linear((n_inputs, *hidden)[-1], num_classes))
+        kaiming_normal(self)
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution without padding, as a product over patches.
+
+    Grouped convolutions, which torch.func.vmap makes of many networks' at once, are slow on a CPU; products are not.
+    """
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs (B, C, H, W) to outputs (B, D, H', W')."""
+        (height, width), (down, right) = self.kernel_size, self.stride
+        patches = inputs.unfold(2, height, down).unfold(3, width, right)  # (B, C, H', W', height, width)
+        return torch.einsum("bchwij,dcij->bdhw", patches, self.weight) + self.bias[:, None, None]
+
+
+class StridedConvNet(nn.Sequential):
+    """Conv(4×4, width), Conv(3×3, 2 width) with strides 4 and 2 instead of a maximum, and ReLU, then the logits.
+
+    Inputs (B, 1, 28, 28); the dense layer sees 3×3 places.
+    """
+
+    def __init__(self, num_classes: int = 10, *, width: int = 8):
+        super().__init__(
+            PatchConv2d(1, width, 4, stride=4),
+            nn.ReLU(),
+            PatchConv2d(width, 2 * width, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * 3 * 3, num_classes),
+        )
+        kaiming_normal(self)

@@ -8,7 +8,7 @@ from tests.stored import WEIGHTS
 from training.models import MODELS, make_model
 from training.models.cifar_resnet import CifarResNet, zero_padded_shortcut
 from training.models.pyramidnet import PyramidNet, ShakeDrop, shake
-from training.models.small import VGGLike
+from training.models.small import PatchConv2d, VGGLike
 from training.published.resnets import load_published
 
 FROM_TORCHVISION = {"resnet18", "resnet18-imagenet-stem", "resnet50", "densenet121", "efficientnet-b0"}
@@ -50,6 +50,8 @@ def test_published_numbers_of_parameters(name, num_classes, millions, digits):
         ("resnet110", 9 * (48 + 36 * 256 + 18 * 1024 * 2 - 512 + 18 * 4096 * 2 - 2048) + 2 * (16 + 36 * 112) + 650),
         ("resnet18", 11_689_512 - (7 * 7 - 3 * 3) * 3 * 64 - 990 * 513),
         ("vgg-like", 9 * 512 * (3 + 5 * 512) + 6 * 512 + 512 * 128 + 128 + 1290),
+        ("perceptron", 784 * 16 + 16 + 160 + 10),
+        ("strided-convnet", 16 * 8 + 8 + 72 * 16 + 16 + 1440 + 10),
     ],
 )
 def test_numbers_of_parameters_by_hand(name, expected):
@@ -61,8 +63,14 @@ def test_images_become_logits(name):
     if name in FROM_TORCHVISION:
         pytest.importorskip("torchvision")
     size = {"resnet50": 64, "densenet121": 64, "efficientnet-b0": 224}.get(name, 32)
+    shape = (1, 28, 28) if name in ("perceptron", "strided-convnet") else (3, size, size)
     with torch.device("meta"):
-        assert make_model(name, 7)(torch.empty(2, 3, size, size)).shape == (2, 7)
+        assert make_model(name, 7)(torch.empty(2, *shape)).shape == (2, 7)
+
+
+def test_convolution_as_a_product():
+    layer, inputs = PatchConv2d(3, 4, (5, 3), stride=(3, 2)), torch.randn(2, 3, 16, 14)
+    torch.testing.assert_close(layer(inputs), F.conv2d(inputs, layer.weight, layer.bias, layer.stride))
 
 
 def test_what_cannot_be_made_is_refused():
