@@ -7,7 +7,19 @@ import os
 import platform
 import sys
 
-NAMES = ("sweep", "phi_curve", "trainer_rate", "ep", "batch", "mcmc", "optim", "flatness", "entropy", "deep")
+NAMES = (
+    "sweep",
+    "phi_curve",
+    "trainer_rate",
+    "ep",
+    "batch",
+    "mcmc",
+    "optim",
+    "flatness",
+    "entropy",
+    "learning_coefficient",
+    "deep",
+)
 
 
 def main(names: list[str]) -> int:

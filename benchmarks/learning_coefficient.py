@@ -1,0 +1,215 @@
+"""The learning coefficient λ̂(β) against exact values, and beside the samplers of devinterp: error and cost.
+
+``python -m benchmarks.learning_coefficient`` prints, for normal crossings and for committee machines of tanh units
+whose λ̂(β) is known, the root-mean-square error of independent runs, what a run spends (passes forward and backward
+over all patterns, and seconds of one thread of the processor), and their mean:
+
+- `bpflat.flatness.local_entropy` as it comes, whose mean must agree with the exact value;
+- SGLD of devinterp as its README sets it (4 chains of 200 steps of ε = 0.001, and no burn-in);
+- SGLD, RMSprop-SGLD and SGNHT of devinterp with the step of the least error, for which the exact value must be known:
+  as many chains as bpflat has, whose gradients cost what its passes do, a backward pass counted as two, and the first
+  fifth left out.
+
+All sample the same measure, ``e^{-nβL}`` times the prior N(w, σ²), a localisation γ = 1/σ² in devinterp's terms.
+
+devinterp is no dependency: ``pip install devinterp``, best in an environment of its own.  Without it bpflat's side is
+measured.  ``--results FOLDER`` stores all runs and the table; rows of devinterp that are there already are kept where
+it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.langevin import NAMES, Length, Sampler, estimates, seconds_of_step, tuned
+from benchmarks.solvable import Case, by_importance, committee, crossing, half_square, of_crossing
+from bpflat import LocalEntropyCurve
+from bpflat.flatness import local_entropy
+from bpflat.provenance import git_revision
+from figures.draw.tables import with_note
+
+RUNS, CHAINS = 8, 4
+OURS, THEIRS = "bpflat", "devinterp"
+AS_IN_README = Sampler("SGLD", 1e-3), Length(4, 200, 0)
+BACKWARD = 2  # passes forward that a backward one costs
+NAME = "learning_coefficient"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run."""
+
+    problem: str
+    exact: float
+    exact_error: float
+    package: str
+    sampler: str
+    made_by: str  # versions
+    run: int
+    estimate: float
+    std_error: float  # as stated; NaN where none is
+    forward: float
+    backward: float
+    seconds: float
+
+
+def cases() -> Iterator[tuple[Case, tuple[float, float]]]:
+    """What is measured, each with the exact value and its standard error."""
+    for k, beta in (([1], 1e3), ([1, 1], 1e2), ([1, 2], 1e7)):
+        case = crossing(k, beta)
+        yield case, of_crossing(case)
+    for case in (committee(11, 12, 1.0, 1.0), committee(31, 60, 0.3, 10.0)):
+        yield case, by_importance(case, 200_000)
+
+
+def measured(case: Case, exact: tuple[float, float], n_runs: int = RUNS) -> list[Row]:
+    """Runs of `local_entropy`; raises AssertionError where their mean is off, or a point did not converge."""
+    rows, made_by = [], f"bpflat {git_revision()}, torch {torch.__version__}"
+    for run in range(n_runs):
+        start = time.process_time()
+        curve = curve_of(case, seed=run)
+        seconds = time.process_time() - start
+        assert curve.converged[0], f"{case.name}: {curve.message[0]}"
+        found = float(curve.learning_coefficient[0]), float(curve.learning_coefficient_error[0])
+        rows.append(Row(case.name, *exact, OURS, "", made_by, run, *found, float(curve.passes[0]), 0.0, seconds))
+    deviation = np.mean([row.estimate - exact[0] for row in rows])
+    deviation /= np.hypot(np.sqrt(np.sum([row.std_error**2 for row in rows])) / n_runs, exact[1])
+    assert abs(deviation) < 5, f"{case.name}: λ̂ is {deviation:+.1f} standard errors off"
+    return rows
+
+
+def curve_of(case: Case, seed: int) -> LocalEntropyCurve:
+    """The call that is timed."""
+    return local_entropy(
+        case.model,
+        case.data,
+        [case.sigma],
+        scale="isotropic",
+        beta=case.beta,
+        n_chains=CHAINS,
+        loss=half_square,
+        forward=lambda model, batch: model(batch[0]),
+        seed=seed,
+    )
+
+
+def measured_of_devinterp(case: Case, exact: tuple[float, float], passes: float, n_runs: int = RUNS) -> list[Row]:
+    """Runs of devinterp's samplers, the tuned ones at the cost of a number of passes forward."""
+    n_steps = round(passes / (1 + BACKWARD) / CHAINS)
+
+    def run(sampler: Sampler, shorter: int) -> NDArray[np.float64]:
+        length = Length(CHAINS, n_steps // shorter, n_steps // shorter // 5)
+        return estimates(case, sampler, length, n_runs, seed=1)
+
+    best = [tuned(name, run, exact[0]) for name in NAMES]
+    rows, made_by = [], f"devinterp {metadata.version(THEIRS)}, torch {torch.__version__}"
+    for sampler, length in (AS_IN_README, *((sampler, Length(CHAINS, n_steps, n_steps // 5)) for sampler in best)):
+        values = estimates(case, sampler, length, n_runs, seed=2)  # other random numbers than those of the tuning
+        seconds = length.n_steps * seconds_of_step(case, sampler, length.n_chains)
+        gradients = float(length.n_chains * length.n_steps)
+        name = f"{sampler} (its README)" if (sampler, length) == AS_IN_README else str(sampler)
+        rows += [
+            Row(case.name, *exact, THEIRS, name, made_by, i, value, np.nan, gradients, gradients, seconds)
+            for i, value in enumerate(values.tolist())
+        ]
+    return rows
+
+
+def table(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """A line for each problem and sampler, after the heads of the columns."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.problem, f"{row.package} {row.sampler}".strip()), []).append(row)
+    lines = [("problem", "exact λ̂", "sampler", "mean λ̂", "r.m.s. error, %", "forward", "backward", "seconds")]
+    for (problem, sampler), group in groups.items():
+        exact, exact_error = group[0].exact, group[0].exact_error
+        values = np.array([row.estimate for row in group])
+        errors = 100 * np.abs(values / exact - 1)
+        square, spread = np.mean(errors**2), np.std(errors**2, ddof=1) / len(errors) ** 0.5
+        root = square**0.5
+        forward, backward, seconds = np.mean([(r.forward, r.backward, r.seconds) for r in group], axis=0)
+        lines.append(
+            (
+                problem,
+                f"{exact:.4f}" if not exact_error else f"{exact:.3f} ± {exact_error:.3f}",
+                sampler,
+                f"{values.mean():.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}",
+                f"{root:.1f} ± {spread / (2 * root):.1f}",
+                f"{forward:,.0f}",
+                f"{backward:,.0f}",
+                f"{seconds:.1f}",
+            )
+        )
+    return lines
+
+
+def note(rows: Iterable[Row]) -> str:
+    """What the table rests on."""
+    rows = list(rows)
+    return (
+        f"Means and errors over {1 + max(row.run for row in rows)} runs, ± one standard error. Passes go over all "
+        "patterns; seconds are of one thread of the processor. Settings of devinterp but for those of its README are "
+        "those of the least error, found from other runs by the exact value. "
+        f"{'; '.join(dict.fromkeys(row.made_by for row in rows if row.package == THEIRS))}."
+    )
+
+
+def read(path: Path) -> list[Row]:
+    """Rows that were stored."""
+    kinds = [str if field.type == "str" else int if field.type == "int" else float for field in fields(Row)]
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            Row(*(kind(cell) for kind, cell in zip(kinds, line.values(), strict=True))) for line in csv.DictReader(file)
+        ]
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Store rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([[field.name for field in fields(Row)], *map(astuple, rows)])
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure all of it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.learning_coefficient", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="where runs and table are stored")
+    folder = parser.parse_args(arguments).results
+    torch.set_num_threads(1)
+    stored = folder / f"{NAME}.csv" if folder else None
+    is_here = importlib.util.find_spec(THEIRS) is not None
+    known = [row for row in read(stored) if row.package != OURS] if stored and stored.exists() and not is_here else []
+    if not is_here:
+        print("devinterp is not installed (pip install devinterp): " + ("its stored runs" if known else "bpflat alone"))
+    rows: list[Row] = []
+    for case, exact in cases():
+        rows += measured(case, exact)
+        if is_here:
+            rows += measured_of_devinterp(case, exact, np.mean([row.forward for row in rows[-RUNS:]]))
+        else:
+            rows += [row for row in known if row.problem == case.name]
+        print(
+            "\n".join(" | ".join(line) for line in table(row for row in rows if row.problem == case.name)), flush=True
+        )
+    if stored:
+        write(stored, rows)
+        stored.with_suffix(".md").write_text(with_note(table(rows), note(rows)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
