@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.solvable import Case
 
-STEPS = tuple(10.0**power for power in range(-7, 0))
+STEPS = tuple(10.0**power for power in range(-6, -1))
 DIFFUSIONS = (0.01, 0.1)  # the first is the default
 NAMES = ("SGLD", "RMSprop-SGLD", "SGNHT")
 
@@ -61,6 +61,10 @@ class Length:
     n_steps: int
     n_burn: int
 
+    def __floordiv__(self, shorter: int) -> Length:
+        """Length of runs that are so many times shorter."""
+        return Length(self.n_chains, self.n_steps // shorter, self.n_burn // shorter)
+
 
 def estimates(case: Case, sampler: Sampler, length: Length, n_runs: int, *, seed: int) -> NDArray[np.float64]:
     """λ̂(β) of some runs at once, from the mean loss along their chains; not finite where a chain runs away."""
@@ -85,12 +89,14 @@ def estimates(case: Case, sampler: Sampler, length: Length, n_runs: int, *, seed
 
 def rms(values: NDArray, exact: float) -> float:
     """Root of the mean square error of some runs; infinite where one ran away."""
+    if not np.isfinite(values).all():
+        return np.inf
     with np.errstate(over="ignore"):
-        return float(np.nan_to_num(np.sqrt(np.mean((values - exact) ** 2)), nan=np.inf))
+        return float(np.sqrt(np.mean((values - exact) ** 2)))
 
 
 def tuned(name: str, run: Callable[[Sampler, int], NDArray], exact: float) -> Sampler:
-    """Settings of the least error: the best power of ten by runs a quarter as long, then of its neighbourhood.
+    """Settings of the least error: the best power of ten by runs a quarter as long, then of it and its neighbours.
 
     `run` takes settings and by how much runs are shorter.
     """
@@ -100,7 +106,7 @@ def tuned(name: str, run: Callable[[Sampler, int], NDArray], exact: float) -> Sa
 
     diffusions = DIFFUSIONS if name == "SGNHT" else (None,)
     rough = best((Sampler(name, step, diffusion) for step in STEPS for diffusion in diffusions), 4)
-    return best((Sampler(name, rough.step * 10**power, rough.diffusion) for power in (-0.5, 0, 0.5)), 1)
+    return best((Sampler(name, rough.step * 10**power, rough.diffusion) for power in (-0.5, 0, 0.5)), 2)
 
 
 def seconds_of_step(case: Case, sampler: Sampler, n_chains: int, n_steps: int = 300) -> float:

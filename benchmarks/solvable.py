@@ -17,9 +17,10 @@ WIDTHS = (1.0, 1.1, 1.25)  # of the Gaussians among the importance sampler's pro
 
 @dataclass(frozen=True)
 class Case:
-    """A model with one parameter `w`, its data, and λ̂ at an inverse temperature β under the prior N(w, σ²).
+    """A model with one parameter `w`, its data, an inverse temperature β and the prior N(w, σ²).
 
-    A pattern's loss is the half square of output less target, and the model has none: L₀ = 0.
+    A pattern's loss is the half square of output less target, and the model makes none: L₀ = 0.  It gives outputs
+    (..., n) for parameters with axes in front of its own.
     """
 
     name: str
@@ -34,12 +35,12 @@ class Case:
         return self.beta * len(self.data[1])
 
     def outputs(self, w: Tensor) -> Tensor:
-        """Outputs (n,) at weights w."""
+        """Outputs (..., n) at weights w."""
         return torch.func.functional_call(self.model, {"w": w}, (self.data[0],))
 
     def energies(self, states: Tensor) -> Tensor:
         """Total losses (G,) of states (G, ...)."""
-        return torch.func.vmap(lambda w: half_square(self.outputs(w), self.data).sum())(states)
+        return half_square(self.outputs(states), self.data).sum(dim=-1)
 
 
 def half_square(outputs: Tensor, batch: Sequence[Tensor]) -> Tensor:
@@ -55,7 +56,7 @@ class Crossing(nn.Module):
         self.k, self.w = torch.tensor(k), nn.Parameter(torch.zeros(len(k), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return math.sqrt(2) * (self.w**self.k).prod() * x
+        return math.sqrt(2) * (self.w**self.k).prod(dim=-1, keepdim=True) * x
 
 
 class Committee(nn.Module):
@@ -66,7 +67,7 @@ class Committee(nn.Module):
         self.w = nn.Parameter(w)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x @ self.w.T).sum(dim=1)
+        return torch.tanh(self.w @ x.T).sum(dim=-2)
 
 
 def crossing(k: Sequence[int], beta: float) -> Case:
@@ -87,7 +88,7 @@ def committee(n_inputs: int, n_patterns: int, sigma: float, beta: float, *, seed
     return Case(f"{name}, nβ = {n_patterns * beta:,.0f}", model, data, sigma, beta)
 
 
-def of_crossing(case: Case, n_points: int = 3001) -> tuple[float, float]:
+def of_crossing(case: Case, n_points: int = 1501) -> tuple[float, float]:
     """λ̂(β) of normal crossings by the trapezoidal rule in log |w|, whose error is that of rounding; and 0."""
     w = np.exp(np.linspace(-35.0, math.log(12.0), n_points))
 
