@@ -96,7 +96,7 @@ def rms(values: NDArray, exact: float) -> float:
 
 
 def tuned(name: str, run: Callable[[Sampler, int], NDArray], exact: float) -> Sampler:
-    """Settings of the least error: the best power of ten by runs a quarter as long, then of it and its neighbours.
+    """Settings of the least error: the best power of ten by runs a tenth as long, then of it and its neighbours.
 
     `run` takes settings and by how much runs are shorter.
     """
@@ -105,8 +105,8 @@ def tuned(name: str, run: Callable[[Sampler, int], NDArray], exact: float) -> Sa
         return min(candidates, key=lambda sampler: rms(run(sampler, shorter), exact))
 
     diffusions = DIFFUSIONS if name == "SGNHT" else (None,)
-    rough = best((Sampler(name, step, diffusion) for step in STEPS for diffusion in diffusions), 4)
-    return best((Sampler(name, rough.step * 10**power, rough.diffusion) for power in (-0.5, 0, 0.5)), 2)
+    rough = best((Sampler(name, step, diffusion) for step in STEPS for diffusion in diffusions), 10)
+    return best((Sampler(name, rough.step * 10**power, rough.diffusion) for power in (-0.5, 0, 0.5)), 4)
 
 
 def seconds_of_step(case: Case, sampler: Sampler, n_chains: int, n_steps: int = 300) -> float:
