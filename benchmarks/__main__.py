@@ -18,6 +18,7 @@ NAMES = (
     "flatness",
     "entropy",
     "learning_coefficient",
+    "coverage",
     "deep",
 )
 

@@ -19,6 +19,7 @@ _STEP = 0.8  # of the ladder: (β_{j+1} - β_j) × the standard deviation of U a
 _KEPT = math.exp(-(_STEP**2))  # effective fraction of samples that such a step leaves of Gaussian energies
 _ENOUGH = 0.3  # the ladder ends where this fraction of states is allowed
 _COUNTABLE = 0.05  # and before its first step where this fraction of independent samples is
+_SETTLED = 1.2  # R-hat of the energies at a temperature that the ladder goes on from
 _FROZEN = 60.0  # a cost of an error at which no chain makes one more
 _REACH = 0.05  # effective fraction of samples below which no average is carried further
 
@@ -70,16 +71,29 @@ def _are_counts(energies: NDArray) -> bool:
 
 
 def ladder(
-    sampler: Sampler, allowed: float, beta: float | None, n_sweeps: int, longest: int, *, independent: bool = False
+    sampler: Sampler,
+    allowed: float,
+    beta: float | None,
+    n_sweeps: int,
+    longest: int,
+    *,
+    independent: bool = False,
+    runs: int = 1,
 ) -> tuple[NDArray[np.float64], bool]:
     """Inverse temperatures from 0 to β, or to where energies of no more than `allowed` are common, by a run at each.
 
     Grows the sampler.  False where the longest ladder does not reach that far.  Where samples at β = 0 are
-    `independent` of each other, less common states are counted among them.
+    `independent` of each other, less common states are counted among them.  A temperature that has not settled, by its
+    R-hat, is run again, each time twice as long, up to that many `runs`: steps made from states that still come from
+    the temperature before would be short, and end far beyond where they should.
     """
     betas = [0.0]
     while True:
-        energies = sampler.run(np.array(betas), n_sweeps)[0][..., n_sweeps // 4 :, -1]
+        for run in range(runs):
+            n = n_sweeps << run
+            energies = sampler.run(np.array(betas), n)[0][..., n // 4 :, -1]
+            if (independent and len(betas) == 1) or run == runs - 1 or rhat(energies[..., None]) < _SETTLED:
+                break
         enough = _COUNTABLE if independent and len(betas) == 1 else _ENOUGH
         if np.mean(energies <= allowed) >= enough if beta is None else betas[-1] >= beta:
             return np.array(betas), True

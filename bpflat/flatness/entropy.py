@@ -31,6 +31,7 @@ from bpflat.results import LocalEntropyCurve
 
 _Floats = NDArray[np.float64]
 _CHAINS = ORDER + 1  # first key of the seed's streams
+_LADDER_RUNS = 4  # at each new temperature, at most
 _SORTED_BY = 8  # samples of the prior that say which patterns are often wrong
 
 
@@ -56,6 +57,7 @@ def local_entropy(
     precision: str | None = None,
     together: int | None = None,
     max_temperatures: int = 64,
+    max_passes: int = 1_000_000,
     betas: ArrayLike | None = None,
     progress: bool = False,
 ) -> LocalEntropyCurve:
@@ -85,7 +87,8 @@ def local_entropy(
         Cost β > 0 of an error: each w' weighs ``e^{-βE(w')}`` and none is forbidden; Φ is then the canonical quantity,
         with ``log Z + β⟨E⟩`` for log Z in the Legendre transform.  By default w' are counted as in eq. 3.
     n_samples : int
-        Sweeps of each chain over its ladder, after the burn-in; at least 100.
+        Sweeps of each chain over its ladder, after a burn-in of a fifth of them; at least 100.  Where the chains
+        disagree they go on, each time to twice as many sweeps, of which the first sixth is burn-in.
     n_chains : int
         Independent chains, each with a state at every temperature; at least 2.
     seed : int or SeedSequence, optional
@@ -110,6 +113,9 @@ def local_entropy(
         small models, as far as they take no more than 64 MiB, where vmap knows all that the model does; else 1.
     max_temperatures : int
         Longest ladder.
+    max_passes : int
+        Passes over all patterns, at each σ, that `n_samples` are not raised beyond; those asked for are made anyhow,
+        and 0 makes no others.
     betas : array_like, shape (B,), optional
         Inverse temperatures β ≥ 0, rising, of the cumulant generating function in `LocalEntropyCurve.cumulants`.
         Default: 0 and 24 geometric ones, from 1e-4 β to β, or to 10.
@@ -138,11 +144,13 @@ def local_entropy(
     Notes
     -----
     Samples of the prior (β = 0) come first.  Where at least a twentieth of them makes no more errors than w, they are
-    counted.  Else the run makes itself a ladder of β, each measured by a short run, up to where such states are common;
-    chains with a state at each β take elliptical slice steps and exchange neighbours, and the stepping stones and
-    ``P(E ≤ E₀) = Z(β) ⟨1[E ≤ E₀] e^{βE}⟩_β`` give log Z.  An ellipse costs as many passes as it tries angles.  Errors
-    only add up, so that a pass is left, exactly, as soon as its state has made more of them than its slice allows;
-    patterns that the noise often turns come first.  Losses may be negative: their passes are whole.
+    counted.  Else the run makes itself a ladder of β, each measured by a run that ends when it has settled, up to where
+    such states are common; chains with a state at each β take elliptical slice steps and exchange neighbours, and the
+    stepping stones and ``P(E ≤ E₀) = Z(β) ⟨1[E ≤ E₀] e^{βE}⟩_β`` give log Z.  An ellipse costs as many passes as it
+    tries angles.  Where angles are so small that the n weights together move less than one would on its own, half of
+    the steps are along the difference of two states of the chain, at other β.  Errors only add up, so that a pass is
+    left, exactly, as soon as its state has made more of them than its slice allows; patterns that the noise often turns
+    come first.  Losses may be negative: their passes are whole.
 
     Standard errors hold autocorrelations (Geyer); a point converged if the ladder arrived and no R-hat reaches 1.05.
 
@@ -176,6 +184,7 @@ def local_entropy(
     n_chains = check_count("n_chains", n_chains, at_least=2, at_most=1000, why="to compare them")
     together = None if together is None else check_count("together", together, at_most=10**6)
     max_temperatures = check_count("max_temperatures", max_temperatures, at_least=2, at_most=10**4)
+    max_passes = check_count("max_passes", max_passes, at_least=0, at_most=10**15)
     grid = _check_betas(betas, beta)
     objective = Objective(forward, loss, error)
     if beta is None and not objective.has_error:
@@ -216,7 +225,7 @@ def local_entropy(
         together,
     )
     del perturbation, scales
-    run = _Run(passes, beta, grid, n_samples, n_chains, max_temperatures)
+    run = _Run(passes, beta, grid, n_samples, n_chains, max_temperatures, max_passes)
     with tqdm(total=len(sigmas) * run.n_sweeps, desc="Φ", unit="sweep", disable=not progress) as bar:
         points = [run.at(sigma, stream(seed, _CHAINS, s), bar) for s, sigma in enumerate(sigmas.tolist())]
     n_patterns = evaluation.scores.shape[1] * evaluation.mean_weight[0].item()
@@ -264,14 +273,11 @@ class _Run:
     n_samples: int
     n_chains: int
     longest: int
-
-    @property
-    def n_burn(self) -> int:
-        return self.n_samples // 5
+    max_passes: int
 
     @property
     def n_sweeps(self) -> int:
-        return self.n_burn + self.n_samples
+        return self.n_samples + self.n_samples // 5  # burn-in
 
     def at(self, sigma: float, seed: np.random.SeedSequence, bar: tqdm[Any]) -> _Measured:
         """Make a ladder for one σ and sample along it."""
@@ -280,19 +286,20 @@ class _Run:
         ensemble = Ensemble(passes, self.n_chains, seed)
         passes.sort_patterns(ensemble.samples(_SORTED_BY))
         betas, reached = tempering.ladder(
-            ensemble, passes.allowed, self.beta, max(25, self.n_samples // 20), self.longest, independent=True
+            ensemble,
+            passes.allowed,
+            self.beta,
+            max(25, self.n_samples // 20),
+            self.longest,
+            independent=True,
+            runs=_LADDER_RUNS,
         )
         bar.set_postfix(sigma=f"{sigma:.3g}", temperatures=len(betas))
         if not reached:
             bar.update(self.n_sweeps)
             return self._out_of_reach(sigma, betas, ensemble.u, passes.seen / n_patterns)
         ensemble.progress = bar.update
-        if len(betas) > 1:
-            ensemble.run(betas, self.n_burn)
-        else:
-            bar.update(self.n_burn)
-        energies, norms = ensemble.run(betas, self.n_samples)
-        rhats = tempering.rhat(tempering.observables(energies, betas))
+        energies, norms, rhats = self._sample(ensemble, betas, bar)
         rhat = float(rhats.max())
         point, estimate = point_of_samples(
             energies,
@@ -314,11 +321,30 @@ class _Run:
             n_temperatures=len(betas),
             swap_rate=float(ensemble.swaps.min()) if len(ensemble.swaps) else math.nan,
             passes=passes.seen / n_patterns,
-            message="" if point.converged else f"the chains disagree (R-hat {rhat:.3f}): raise n_samples",
+            message="" if point.converged else _disagreement(rhat, norms.shape[1], self.max_passes),
             learning_coefficient=nb * estimate.energy,
             learning_coefficient_error=nb * tempering.standard_error(estimate.energy_influence),
             cumulants=tempering.cumulants(energies, betas, self.grid, rhats),
         )
+
+    def _sample(self, ensemble: Ensemble, betas: _Floats, bar: tqdm[Any]) -> tuple[_Floats, _Floats, _Floats]:
+        """Energies, norms and R-hat: of as many sweeps as are asked for, and of more while the chains disagree."""
+        if len(betas) == 1:  # independent samples, which need no burn-in
+            bar.update(self.n_sweeps - self.n_samples)
+            energies, norms = ensemble.run(betas, self.n_samples)
+            return energies, norms, tempering.rhat(energies)
+        n_patterns = self.passes.evaluation.scores.shape[1]
+        before, (energies, norms) = self.passes.seen, ensemble.run(betas, self.n_sweeps)
+        while True:
+            n_sweeps = norms.shape[1]
+            kept = slice(n_sweeps // 6, None)
+            rhats = tempering.rhat(tempering.observables(energies[:, kept], betas))
+            more = self.passes.seen - before  # that as many sweeps again will take
+            if rhats.max() < tempering.RHAT or (self.passes.seen + more) / n_patterns > self.max_passes:
+                return energies[:, kept], norms[:, kept], rhats
+            bar.total += n_sweeps
+            further = ensemble.run(betas, n_sweeps)
+            energies, norms = (np.concatenate(parts, axis=1) for parts in zip((energies, norms), further, strict=True))
 
     def _out_of_reach(self, sigma: float, betas: _Floats, energies: _Floats, spent: float) -> _Measured:
         """The point of a ladder that does not arrive."""
@@ -329,6 +355,15 @@ class _Run:
         message = f"the ladder ends {end} errors, before {goal}: take a smaller σ, or raise max_temperatures"
         nothing = np.full((4, len(self.grid)), np.nan)
         return _Measured(point, math.nan, len(betas), math.nan, spent, message, math.nan, math.nan, nothing)
+
+
+def _disagreement(rhat: float, n_samples: int, max_passes: int) -> str:
+    """What to do about chains that disagree: the variance between them falls as the inverse of the samples."""
+    needed = n_samples * (rhat**2 - 1) / (tempering.RHAT**2 - 1)
+    return (
+        f"the chains disagree (R-hat {rhat:.3f} after {n_samples:,} samples; it takes some {needed:,.0f} or more): "
+        f"raise n_samples, or max_passes beyond {max_passes:,}"
+    )
 
 
 def _columns(points: list[_Measured], *, of_loss: bool) -> dict[str, NDArray[Any]]:

@@ -36,39 +36,64 @@ def rises(model, inputs, targets, sigma, noise, measure=error_and_loss):
     return torch.tensor(found, dtype=torch.float64)
 
 
-def replica_exchange(energy, z, betas, n_sweeps, rng, normal, tries):
+def replica_exchange(energy, z, betas, n_sweeps, rng, normal, tries, cold=()):
     """Energies (C, n_sweeps, T) and final |z|² (C, n_sweeps) of states z[c][t], lists of numbers, changed in place.
 
-    Elliptical slice sampling (Murray, Adams & MacKay 2010, Fig. 2) of every state, then exchanges of even or odd
-    neighbours.  `rng` gives the uniform and exponential numbers, `normal()` a sample of the prior.
+    Elliptical slice sampling (Murray, Adams & MacKay 2010, Fig. 2) of every state, but for every other one at the
+    temperatures `cold`, which then step along differences of the rest of those; then exchanges of even or odd
+    neighbours, by turns.  `rng` gives the uniform and exponential numbers, `normal()` a sample of the prior.
     """
     n_chains, n_betas = len(z), len(betas)
     energies, norms = [], []
     for sweep in range(n_sweeps):
-        exponential = rng.standard_exponential(n_chains * n_betas)
-        uniform = rng.random((n_chains * n_betas, tries))
-        for i in range(n_chains * n_betas):
-            c, t = divmod(i, n_betas)
-            nu = normal()
-            if betas[t] == 0:
-                z[c][t] = nu
-                continue
-            threshold = energy(z[c][t]) + exponential[i] / betas[t]
-            theta = 2 * math.pi * uniform[i, 0]
-            low, high = theta - 2 * math.pi, theta
-            for k in range(tries):
-                theta = low + uniform[i, k] * (high - low) if k else theta
-                proposal = [a * math.cos(theta) + b * math.sin(theta) for a, b in zip(z[c][t], nu, strict=True)]
-                if energy(proposal) <= threshold:
-                    z[c][t] = proposal
-                    break
-                low, high = (theta, high) if theta < 0 else (low, theta)
-        for t in range(sweep % 2, n_betas - 1, 2):
-            exponential = rng.standard_exponential(n_chains)
+        moved, others = list(cold[sweep % 2 :: 2]), list(cold[1 - sweep % 2 :: 2])
+        ellipses = [(c, t) for c in range(n_chains) for t in range(n_betas) if t not in moved]
+        exponential = rng.standard_exponential(len(ellipses))
+        uniform = rng.random((len(ellipses), tries))
+        for (c, t), e, u in zip(ellipses, exponential, uniform, strict=True):
+            z[c][t] = slice_step(energy, z[c][t], normal(), betas[t], e, u)
+        lines = [(c, t) for c in range(n_chains) for t in moved]
+        if lines:
+            first, apart = rng.integers([[0], [1]], len(others), (2, len(lines)))
+            numbers = rng.standard_exponential(len(lines)), rng.random((len(lines), tries))
+            for (c, t), i, j, e, u, nu in zip(
+                lines, first, apart, *numbers, rng.standard_normal(len(lines)), strict=True
+            ):
+                a, b = z[c][others[i]], z[c][others[(i + j) % len(others)]]
+                length = math.dist(a, b)
+                along = [(p - q) / length for p, q in zip(a, b, strict=True)]
+                x = sum(p * q for p, q in zip(along, z[c][t], strict=True))
+                rest = [p - x * q for p, q in zip(z[c][t], along, strict=True)]
+
+                def on_line(x, rest=rest, along=along):
+                    return [p + x[0] * q for p, q in zip(rest, along, strict=True)]
+
+                (x,) = slice_step(lambda x, on_line=on_line: energy(on_line(x)), [x], [nu], betas[t], e, u)
+                z[c][t] = on_line([x])
+        for turn in range(n_betas):
+            places = range((sweep + turn) % 2, n_betas - 1, 2)
+            exponential = rng.standard_exponential((n_chains, len(places)))
             for c in range(n_chains):
-                gain = (betas[t + 1] - betas[t]) * (energy(z[c][t + 1]) - energy(z[c][t]))
-                if math.exp(-exponential[c]) < math.exp(min(gain, 0.0)):  # the former is uniform
-                    z[c][t], z[c][t + 1] = z[c][t + 1], z[c][t]
+                for k, t in enumerate(places):
+                    gain = (betas[t + 1] - betas[t]) * (energy(z[c][t + 1]) - energy(z[c][t]))
+                    if math.exp(-exponential[c, k]) < math.exp(min(gain, 0.0)):  # the former is uniform
+                        z[c][t], z[c][t + 1] = z[c][t + 1], z[c][t]
         energies.append([[energy(state) for state in chain] for chain in z])
         norms.append([sum(a * a for a in chain[-1]) for chain in z])
     return np.swapaxes(energies, 0, 1), np.transpose(norms)
+
+
+def slice_step(energy, z, nu, beta, exponential, uniform):
+    """A place on the ellipse of z and ν, found with these random numbers; z itself where there is none."""
+    if beta == 0:
+        return nu
+    threshold = energy(z) + exponential / beta
+    theta = 2 * math.pi * uniform[0]
+    low, high = theta - 2 * math.pi, theta
+    for k, number in enumerate(uniform):
+        theta = low + number * (high - low) if k else theta
+        proposal = [a * math.cos(theta) + b * math.sin(theta) for a, b in zip(z, nu, strict=True)]
+        if energy(proposal) <= threshold:
+            return proposal
+        low, high = (theta, high) if theta < 0 else (low, theta)
+    return z

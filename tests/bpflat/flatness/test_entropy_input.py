@@ -105,8 +105,12 @@ class TestNotConverged:
     def test_chains_that_disagree(self, monkeypatch):
         model, data = network()
         monkeypatch.setattr("bpflat.estimators.tempering.RHAT", 1.0)
-        curve = local_entropy(model, data, [0.5], **FEW)
+        curve = local_entropy(model, data, [LARGE], max_passes=2500, **FEW)
+        assert curve.n_temperatures[0] > 1 and curve.n_iter[0] > 100 * 2 and curve.passes[0] <= 2500
         assert not curve.converged[0] and np.isnan(curve.phi[0]) and "R-hat" in curve.message[0]
+        assert "beyond 2,500" in curve.message[0]
+        once = local_entropy(model, data, [LARGE], max_passes=0, **FEW)
+        assert once.n_iter[0] == 100 * 2 and once.passes[0] < curve.passes[0]
         assert np.isnan(curve.cumulants().log_mean_exp).all()
 
 
@@ -174,6 +178,7 @@ def test_bad_input():
         (model, {"n_chains": 1}, "n_chains must be a whole number, at least 2"),
         (model, {"together": 0}, "together must be a whole number, at least 1"),
         (model, {"max_temperatures": 1}, "max_temperatures must be a whole number, at least 2"),
+        (model, {"max_passes": -1}, "max_passes must be a whole number, at least 0"),
         (model, {"betas": [-1.0, 0.0]}, "betas must be at least 0"),
         (model, {"batch_norm": "train"}, "batch_norm .* is unknown"),
         (model, {"together": 2, "batch_norm": "recompute"}, None),

@@ -21,6 +21,7 @@ class Quadratic:
 
     def __init__(self, a, together=64, wall=np.inf):
         self.w, self.together, self.wall = torch.tensor(a, dtype=torch.float64), together, wall
+        self.n_weights = len(a)
 
     def draw(self, out, generator):
         out.normal_(generator=generator)
@@ -48,17 +49,19 @@ def sample(energy, betas, n_sweeps, n_chains=2, seed=0):
 
 class TestTwin:
     @pytest.mark.parametrize("together", [1, 3, 64])
-    @pytest.mark.parametrize("tries", [3, 40])
-    def test_plain_loops(self, together, tries, monkeypatch):
-        """The same energies from the same random numbers, whatever is evaluated together, with few tries too."""
+    @pytest.mark.parametrize(("tries", "cold"), [(3, []), (40, []), (3, [2, 3, 4, 5]), (40, [1, 2, 3, 4, 5])])
+    def test_plain_loops(self, together, tries, cold, monkeypatch):
+        """The same energies from the same random numbers, whatever is evaluated together; few tries; lines."""
         monkeypatch.setattr(ensemble, "_TRIES", tries)
-        betas, a = [0.0, 0.7, 2.5], [3.0, 0.5, 1.0, 8.0]
+        betas, a = [0.0, 0.7, 1.3, 2.5, 4.0, 6.0], [3.0, 0.5, 1.0, 8.0]
         fast = Ensemble(Quadratic(a, together), 2, np.random.SeedSequence(3))
         plain = Ensemble(Quadratic(a), 2, np.random.SeedSequence(3))
         for states in (fast, plain):
             states.run(np.array([0.0]), 5)
-            states.grow()
-            states.grow()
+            for _ in betas[1:]:
+                states.grow()
+            states.run(np.array(betas), 2)  # different states, as a line needs
+            states.turns = np.where(np.isin(np.arange(6), cold), 0.0, 1.0)
 
         def normal():
             row = torch.empty(4, dtype=torch.float64)
@@ -68,7 +71,14 @@ class TestTwin:
         energies, norms = fast.run(np.array(betas), 30)
         z = [[state.tolist() for state in chain] for chain in plain.z]
         expected = naive.replica_exchange(
-            lambda z: sum(c * v * v for c, v in zip(a, z, strict=True)) / 2, z, betas, 30, plain.rng, normal, tries
+            lambda z: sum(c * v * v for c, v in zip(a, z, strict=True)) / 2,
+            z,
+            betas,
+            30,
+            plain.rng,
+            normal,
+            tries,
+            cold,
         )
         assert_allclose(energies, expected[0], rtol=1e-9)
         assert_allclose(norms, expected[1], rtol=1e-9)
@@ -115,6 +125,32 @@ class TestKnownAnswers:
             z.append((values - exact) / [*errors, 4 * point.std_error])
         held = np.mean(np.abs(z) < 1.96, axis=0)
         assert ((held >= 0.91) & (held <= 0.99)).all(), held
+
+    def test_narrow_valley(self):
+        """Four directions of width 0.01 beside four free ones, which the angles that they allow hardly turn."""
+        energy, betas = Quadratic([1e4] * 4 + [0.3] * 4, together=256), np.geomspace(1e-4, 1.0, 5)
+        betas[0] = 0.0
+        energies, norms = sample(energy, betas, 800, n_chains=8)
+        assert tempering.rhat(norms[..., None]) < 1.3
+        found = tempering.estimate(energies, norms, betas, 0.0, 1.0)
+        assert abs(found.log_z - energy.log_z(1.0)) < 3 * tempering.standard_error(found.log_z_influence) < 1.5
+
+    def test_lines(self):
+        """Steps along differences of states keep the measure: energies at every temperature and |z|² at the last."""
+        energy, betas = Quadratic([100.0, 0.3], together=512), np.array([0.0, 0.03, 0.1, 0.3, 1.0])
+        states = Ensemble(energy, 64, np.random.SeedSequence(0))
+        for last in range(1, 6):
+            states.run(betas[:last], 5)
+            if last < 5:
+                states.grow()
+        states.run(betas, 20)
+        states.turns = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+        energies, norms = states.run(betas, 150)
+        a = energy.w.numpy()
+        expected = [*(0.5 * a / (1 + np.outer(betas, a))).sum(axis=1), (1 / (1 + a)).sum()]
+        means = np.concatenate([energies, norms[..., None]], axis=2).mean(axis=1)  # of each chain
+        z = (means.mean(axis=0) - expected) / (means.std(axis=0, ddof=1) / 8)
+        assert (abs(z) < 3.5).all(), z
 
     def test_infinite_energies(self):
         """Half of the prior at infinite energy: ``Z(β → 0⁺)`` is its other half."""

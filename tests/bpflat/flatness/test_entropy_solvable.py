@@ -77,6 +77,36 @@ def test_committee_machine(n_hidden, n_errors):
         assert abs(log_z * n - np.log(allowed.mean())) < 3 * np.hypot(error * n, counted)
 
 
+def test_multiplicative_scale():
+    """The noise of eq. 4 on a committee machine, against its own Monte Carlo with the same prior."""
+    weights, patterns, labels = random_instance(31, 3, 20, seed=2)
+    data = torch.tensor(patterns), torch.tensor(labels)
+    curve = local_entropy(Committee(weights), data, [0.5, 1.0], n_samples=300, n_chains=8, seed=0, together=256)
+    options = {"method": "mcmc", "prior_scale": "multiplicative", "seed": 0, "n_samples": 2000}
+    other = bpflat.local_entropy(weights, patterns, labels, [0.25, 1.0], **options)
+    isotropic = bpflat.local_entropy(weights, patterns, labels, [0.25, 1.0], **options | {"prior_scale": None})
+    assert curve.converged.all() and other.converged.all()
+    for name in ("log_z", "phi"):
+        difference = abs(getattr(curve, name) - getattr(other, name))
+        assert (difference < 3 * np.hypot(curve.std_error, other.std_error)).all(), name
+    assert (abs(isotropic.log_z - other.log_z) > 3 * np.hypot(curve.std_error, other.std_error)).any()
+
+
+def test_few_samples():
+    """Chains that disagree after the samples asked for go on until they agree, with the committee machine's result."""
+    weights, patterns, labels = random_instance(11, 1, 60, seed=2)
+    data = torch.tensor(patterns), torch.tensor(labels)
+    options = {"scale": "isotropic", "n_samples": 100, "seed": 0}
+    once = local_entropy(Committee(weights), data, [1.0], max_passes=0, **options)
+    assert np.isnan(once.phi[0]) and "raise n_samples, or max_passes" in once.message[0]
+    curve = local_entropy(Committee(weights), data, [1.0], **options)
+    other = bpflat.local_entropy(weights, patterns, labels, [1.0], method="mcmc", seed=0)
+    assert curve.converged[0] and other.converged[0] and curve.n_iter[0] > 4 * 100
+    for name in ("log_z", "phi"):
+        difference = abs(getattr(curve, name) - getattr(other, name))
+        assert (difference < 3 * np.hypot(curve.std_error, other.std_error)).all(), name
+
+
 class Crossing(nn.Module):
     """``L = Π w_i^{2k_i}``."""
 
