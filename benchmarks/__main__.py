@@ -18,6 +18,7 @@ NAMES = (
     "flatness",
     "variance",
     "entropy",
+    "learning_coefficient",
     "coverage",
     "deep",
 )
