@@ -132,7 +132,7 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--scale", choices=SCALES, help="of --entropy: of the noise (default: multiplicative)")
     flatness.add_argument("--beta", type=float, help="of --entropy: cost of an error, or of a unit of a loss")
     flatness.add_argument("--n-chains", type=int, help="of --entropy (default: 4)")
-    flatness.add_argument("--max-passes", type=int, help="of --entropy: where chains disagree (default: 1,000,000)")
+    flatness.add_argument("--max-passes", type=int, help="of --entropy: where chains disagree (default: 200,000)")
     flatness.add_argument("--n-samples", type=int, help="draws at each σ (default: 100), or sweeps of a chain (400)")
     flatness.add_argument("--tolerance", type=float, help="stop at this standard error")
     flatness.add_argument("--subset", type=int, help="patterns that each draw sees (default: all)")

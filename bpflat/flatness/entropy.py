@@ -57,7 +57,7 @@ def local_entropy(
     precision: str | None = None,
     together: int | None = None,
     max_temperatures: int = 64,
-    max_passes: int = 1_000_000,
+    max_passes: int = 200_000,
     betas: ArrayLike | None = None,
     progress: bool = False,
 ) -> LocalEntropyCurve:
