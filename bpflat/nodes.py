@@ -177,7 +177,7 @@ def cross_entropy(n_hidden: int, omega: float, *, beta: float = 1.0) -> CountNod
     --------
     >>> from bpflat.nodes import cross_entropy
     >>> cross_entropy(3, omega=1.0).energies[0].round(3).tolist()
-    [1.748, 0.714, 0.137, 0.015]
+    [1.747, 0.714, 0.137, 0.015]
     """
     n_hidden = check_count("n_hidden", n_hidden, at_most=_MOST_UNITS, why="units")
     omega = check_scalar("omega", omega, above=0.0)

@@ -1,4 +1,4 @@
-"""From what users pass to `local_entropy` to the `Problem` that its estimators solve."""
+"""The way from what users pass to `local_entropy` to the `Problem` that its estimators solve."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def bridged(minima: Sequence[Minimum]) -> list[Minimum]:
 
 
 def draw_bridge(minima: Sequence[Minimum]) -> Figure:
-    """From δE to Φ: ``−log ⟨e^{−βE}⟩`` at the largest σ of one minimum of each algorithm, by architecture."""
+    """The way from δE to Φ: ``−log ⟨e^{−βE}⟩`` at the largest σ of one minimum of each algorithm, by architecture."""
     names = architectures_of(minima)
     size = 0.5 + 2.5 * len(names), 3.0
     figure, (panels,) = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)

@@ -170,11 +170,11 @@ class CorrelatedWeights:
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """As in `posterior.GaussianWeights`."""
+        """The same as in `posterior.GaussianWeights`."""
         return self.prior - self._explained(self.x * prior for prior in self.prior)
 
     def variance_along(self, directions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As in `posterior.GaussianWeights`."""
+        """The same as in `posterior.GaussianWeights`."""
         whole = self.prior @ np.square(directions).T
         return whole - self._explained((self.x * prior) @ directions.T for prior in self.prior)
 

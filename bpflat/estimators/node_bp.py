@@ -142,7 +142,7 @@ class BinaryNodes(NodeEquations):
         return namespace(curvature).sum(curvature, axis=-1, keepdims=True) / self.problem.inputs.n_inputs
 
     def displacement(self, g: Array, curvature: Array, precision: Array) -> Array:
-        """As in `NodeEquations`."""
+        """The same as in `NodeEquations`."""
         return self.delta * (g * (1 - curvature / (self.problem.inputs.n_inputs * precision))) @ self.problem.inputs.x
 
     def cavities_from(self, g: Array, curvature: Array) -> tuple[Array, Array]:
@@ -179,7 +179,7 @@ class RealNodes(NodeEquations):
         return self.squared_scale * (curvature @ self.problem.inputs.squares)
 
     def displacement(self, g: Array, curvature: Array, precision: Array) -> Array:
-        """As in `NodeEquations`."""
+        """The same as in `NodeEquations`."""
         inputs = self.problem.inputs
         pull = g @ inputs.x - self.squared_scale * ((g * curvature) @ inputs.cubes / precision)
         return self.delta * self.problem.scale * pull

@@ -70,13 +70,13 @@ class GaussianWeights(Protocol):
 
 @dataclass(frozen=True)
 class IndependentWeights:
-    """As belief propagation has them: weights of a unit are independent."""
+    """Weights of belief propagation: those of a unit are independent."""
 
     mean: _Floats
     variance: _Floats
 
     def variance_along(self, directions: _Floats) -> _Floats:
-        """As in `GaussianWeights`."""
+        """The same as in `GaussianWeights`."""
         return self.variance @ np.square(directions).T
 
 

@@ -99,7 +99,7 @@ class TableNode(ABC):
         """`output` by one row of the table, without a margin."""
 
     def output(self, omega: Array, variance: Array, labels: Array) -> tuple[Array, Array, Array]:
-        """As `OutputNode` has it, to full relative precision in both tails."""
+        """The same as in `OutputNode`, to full relative precision in both tails."""
         omega = omega - self.margin * labels if self.margin else omega
         if self._is_even:
             return self._output(omega, variance, labels, 0)
@@ -109,7 +109,7 @@ class TableNode(ABC):
         return g, curvature, log_z
 
     def energy(self, hidden: Array, labels: Array) -> Array:
-        """As `OutputNode` has it."""
+        """The same as in `OutputNode`."""
         agrees = np.where(labels > 0, hidden >= self.margin, hidden < -self.margin)
         return self.energies[np.where(labels > 0, 0, 1), np.tensordot(agrees, self.steps, axes=(-2, 0))]
 

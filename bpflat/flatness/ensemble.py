@@ -176,7 +176,7 @@ class Ensemble:
             along = self._directions(states, lines[0])
 
         def factors(rows: NDArray) -> tuple[NDArray, NDArray]:
-            """Of z and of ν, or of e."""
+            """Factors of z and of ν, or of e."""
             cosine, sine = np.cos(theta[rows]), np.sin(theta[rows])
             if lines is None:
                 return cosine, sine

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bpflat.arguments import check_count
 from bpflat.locks import claimed, disclaim
 from bpflat.provenance import Provenance
 from bpflat.reading import parse_json
@@ -69,6 +70,10 @@ class Grid:
     stop_loss: float = 0.01
     subset: int | None = None
     bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("width", "blocks", "convolutions", "dense"):
+            check_count(name, getattr(self, name), at_most=10**5)
 
     @property
     def architecture(self) -> str:

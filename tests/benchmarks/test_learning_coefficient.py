@@ -56,7 +56,7 @@ class TestExactValues:
         assert abs(value - 0.5 * (spread / (1 + spread)).sum()) < 3 * error < 0.1
 
     def test_importance_of_a_committee_machine(self):
-        """As samples of the prior alone give it."""
+        """The value that samples of the prior alone give."""
         case = solvable.committee(11, 12, 1.0, 1.0)
         value, error = solvable.by_importance(case, 50_000)
         generator = torch.Generator().manual_seed(1)
@@ -89,7 +89,7 @@ class Plain(torch.optim.SGD):
 
 
 class PlainSampler:
-    """In the place of one of devinterp's."""
+    """A sampler in the place of one of devinterp's."""
 
     def __init__(self, step, is_localized):
         self.step, self.is_localized = step, is_localized
@@ -227,6 +227,7 @@ class TestProgram:
     def test_cost(self, monkeypatch):
         """Counts of a run, and its time."""
         case = solvable.crossing([1], 1.0)
+        monkeypatch.setattr(benchmark.importlib.metadata, "version", lambda name: "0")
         monkeypatch.setattr(benchmark, "tuned", lambda name, run, exact: Sampler(name, 1e-3))
         monkeypatch.setattr(benchmark, "seconds_of_step", lambda *_: 0.5)
         lengths = []

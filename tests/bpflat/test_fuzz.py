@@ -333,7 +333,7 @@ CALLS = {
             "n_chains": an.count(2).but(one=1),
             "together": an.count(2).but("none"),
             "max_temperatures": an.count(10).but(one=1),
-            "max_passes": an.count(1000),
+            "max_passes": an.count(1000).but("zero"),
             "betas": an.grid([0.0, 1.0]).but("none"),
         },
     ),

@@ -55,7 +55,7 @@ def test_counting():
 
 
 def test_monte_carlo_agrees_with_expectation_propagation():
-    """Of a perceptron, for which the latter is nearly exact."""
+    """The volume of a perceptron, for which the latter is nearly exact."""
     _, patterns, labels = random_instance(40, 1, 15)
     sampled, solved = (
         local_entropy(None, patterns, labels, [1.0], n_hidden=1, method=method, n_samples=2000, seed=0)
@@ -85,7 +85,7 @@ def test_agrees_with_the_routine():
 
 
 def test_together():
-    """Through torch, with a cost of errors and cumulants: as alone."""
+    """References solved through torch, with a cost of errors and cumulants: the same as alone."""
     _, patterns, labels = random_instance(51, 3, 20)
     options = {"n_hidden": 3, "beta": 2.0, "betas": [0.0, 1.0]}
     alone, together = (

@@ -7,8 +7,8 @@ from scipy.special import log_ndtr
 
 from bpflat import LocalEntropyCurve, committee, local_entropy, nodes, theory
 from bpflat.bp import make_nodes, solve_edges, solve_nodes
-from tests.bpflat.test_nodes import NODES, energies_of_sets
 from tests.naive import committee as naive
+from tests.output_nodes import NODES, energies_of_sets
 
 SMALL = {
     "lead": nodes.majority(3, lead=3),

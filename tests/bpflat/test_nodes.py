@@ -8,34 +8,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bpflat import nodes
 from bpflat.estimators import output_node
 from tests.naive import committee as naive
+from tests.output_nodes import NODES, energies_of_sets
 
 rng = np.random.default_rng(0)
-NODES = {
-    "majority": nodes.majority(9),
-    "one that leads": nodes.majority(7, lead=5),
-    "ties wrong": nodes.majority(4, ties="wrong"),
-    "ties right": nodes.majority(4, ties="right"),
-    "ties by coin": nodes.majority(6, ties="coin"),
-    "margin": nodes.majority(3, margin=0.7),
-    "parity of three": nodes.parity(3),
-    "parity of six": nodes.parity(6),
-    "cross-entropy": nodes.cross_entropy(5, omega=0.5, beta=2.0),
-    "cold cross-entropy": nodes.cross_entropy(4, omega=2.0, beta=700.0),
-    "any count": nodes.CountNode([[3.0, np.inf, 0.1, 0.0, 900.0], [0.0, 1.0, np.inf, np.inf, 0.2]]),
-    "signs": nodes.weighted([1.0, -1.0, 1.0, 1.0, -1.0]),
-    "weights": nodes.weighted(rng.normal(size=9)),
-    "tied weights": nodes.weighted([2.0, 1.0, -1.0], ties="coin", lead=0.0),
-    "weights with a lead": nodes.weighted([2.0, 1.5, 1.0], lead=1.5, margin=0.3),
-    "any set": nodes.SignNode(np.where(rng.random((2, 16)) < 0.3, np.inf, rng.exponential(5.0, (2, 16)))),
-}
 COUNTS = [name for name, node in NODES.items() if isinstance(node, nodes.CountNode)]
-
-
-def energies_of_sets(node, row):
-    """Energies (2^K,) of all sets of agreeing units."""
-    sets = np.arange(2**node.n_hidden)
-    places = sum((sets >> k & 1) * step for k, step in enumerate(node.steps))
-    return node.energies[row][places]
 
 
 def in_both_tails(n_hidden):
@@ -70,7 +46,7 @@ def test_own_energies(name):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_tensors(name):
-    """Without compiled code, as on a GPU."""
+    """The same without compiled code, as on a GPU."""
     node = NODES[name]
     y = in_both_tails(node.n_hidden)
     arrays = y, np.ones(y.shape), np.ones(y.shape[1])

@@ -89,7 +89,7 @@ class TestOnePattern:
         return np.array(probabilities)
 
     def test_moments(self, problem, exact):
-        """By EP exactly; BP's variances to O(1/N²); by Monte Carlo to its standard errors."""
+        """Exact by EP; BP's variances to O(1/N²); by Monte Carlo to its standard errors."""
         mean, variance, overlap = exact
         for method in METHODS:
             curve = measure(*problem, [self.DELTA], method)
@@ -186,7 +186,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("method", METHODS)
     def test_near_the_reference(self, instance, method):
-        """As d → 0: its own predictions and test error, and nothing but itself."""
+        """The limit d → 0: its own predictions and test error, and nothing but itself."""
         new = new_patterns(51)
         labels = np.random.default_rng(0).choice([-1.0, 1.0], 40)
         curve = measure(*instance, [1e-10], method, predict_at=new)

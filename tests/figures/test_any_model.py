@@ -55,7 +55,7 @@ def test_patterns_are_those_of_the_committee_machine():
 
 
 def test_full_plan_is_what_was_asked_for():
-    """At least 20 minima of each of three architectures, and no pattern can be wrong at the loss that ends them."""
+    """There are at least 20 minima of each architecture, and no pattern can be wrong at the loss that ends them."""
     plan = PLANS["full"]
     by_architecture = [architecture for architecture, _ in plan.recipes()] * plan.seeds
     assert all(by_architecture.count(name) >= 20 for name in ARCHITECTURES)

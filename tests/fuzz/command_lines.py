@@ -57,7 +57,9 @@ LINES = {
     " --results new",
 }
 # An empty folder is no wrong value but a whole run, which takes long at any size.
-WHOLE_RUNS = {("figures.estimators", "--results"): {"", ".", "nowhere", "nowhere/x.npz"}}
+WHOLE_RUNS = {
+    (f"figures.{name}", "--results"): {"", ".", "nowhere", "nowhere/x.npz"} for name in ("estimators", "posterior")
+}
 STORED = ("table1", "fig3", "fig7", "fig1-quick", "fig1-paper", "fig6-paper", "estimators", "posterior", "conventions")
 
 NO_NUMBERS = ["", "x", "--", "nan", "1e", "0x10", "1,5", "1 2", "½"]

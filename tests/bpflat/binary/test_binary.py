@@ -90,7 +90,7 @@ class TestEnumeration:
         assert_allclose(curve.distance, distance, atol=0.006)
 
     def test_coverage(self):
-        """Of 200 seeds, the 95 % intervals of Φ hold the exact value 91 to 99 % of the time: 2.6 standard errors."""
+        """The 95 % intervals of Φ hold the exact value for 91 to 99 % of 200 seeds: 2.6 standard errors."""
         weights, patterns, labels = SMALL["an error"]
         problem, expected = Problem.of(weights, patterns, labels), exact("an error", [0.4])[2, 0]
         points = [flips.solve(problem, np.exp(-0.8), seed=seed, n_samples=200) for seed in range(200)]
@@ -100,7 +100,7 @@ class TestEnumeration:
     @pytest.mark.parametrize("beta", [None, 0.7])
     @pytest.mark.parametrize("name", SMALL)
     def test_deviations(self, name, beta):
-        """With 12 to 15 weights and loops, belief propagation is off by up to 0.05 nats per weight in Φ, 0.02 in d."""
+        """Belief propagation with 12 to 15 weights and loops is off by up to 0.05 nats per weight in Φ, 0.02 in d."""
         curve = binary.local_entropy(*SMALL[name], GAMMAS[:2], beta=beta)
         _, distance, phi = exact(name, GAMMAS[:2], beta=beta)
         assert_allclose(curve.phi, phi, atol=0.05)

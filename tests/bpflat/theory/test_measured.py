@@ -39,7 +39,7 @@ def instances(alpha, labels, n_inputs=N):
     ],
 )
 def test_volume(labels, alpha, method):
-    """Without a reference, under N(0, 1)."""
+    """The volume without a reference, under N(0, 1)."""
     curves = [
         local_entropy(None, patterns, given, [1.0], n_hidden=1, method=method)
         for _, patterns, given in instances(alpha, labels)
