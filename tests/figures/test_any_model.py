@@ -1,5 +1,6 @@
 """Small networks on the patterns of B.1: what is measured of them, and what is said of the measures."""
 
+import csv
 import dataclasses
 import json
 
@@ -177,6 +178,18 @@ def test_no_network_without_errors_is_an_error(tmp_path, capsys):
         minimum(-1.0, 0.1, name=name, train_error=0.5, setting=setting).save(tmp_path / f"{name}.npz")
     assert any_model.main([*options.split(), "--results", str(tmp_path)]) == 2
     assert "all 8 networks of" in capsys.readouterr().err
+
+
+def test_committed_numbers_follow_from_stored_results():
+    trained = load_minima(
+        any_model.RESULTS, dataclasses.replace(PLANS["full"], architectures=("one-layer", "two-layer"))
+    )
+    fitted = [m for m in trained if m.fitted]
+    assert len(trained) == 48
+    assert any_model.report(trained, fitted) == (any_model.RESULTS / "any-model.md").read_text(encoding="utf-8")
+    with (any_model.RESULTS / "any-model.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [[str(value) for value in row] for row in any_model.table(trained)]
 
 
 def test_stored(tmp_path):
