@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bpflat.estimators.binary import shell_entropy
 from bpflat.layout import check_finite
 from bpflat.results import Bands, Curves, check_references
+from bpflat.signs import shell_entropy
 
 _Floats = NDArray[np.float64]
 

@@ -37,6 +37,7 @@ from bpflat.estimators.node_bp import cholesky_solver
 from bpflat.estimators.output_node import Outputs, output_nodes
 from bpflat.estimators.point import Point
 from bpflat.estimators.problem import Problem
+from bpflat.signs import log_cosh, sech, shell_entropy
 
 _Floats = NDArray[np.float64]
 _NARROWEST = 1e-14  # least cavity variance: weights that are all frozen have none
@@ -86,18 +87,6 @@ def replicated(gamma: float, n_replicas: float, field: _Floats) -> Weights:
         within + n_replicas * between,
         log_z - np.log(2) / n_replicas - log_cosh(gamma),
     )
-
-
-def log_cosh(x: _Floats | float) -> _Floats:
-    """Logarithm of cosh x, which never overflows."""
-    size = np.abs(x)
-    return size + np.log1p(np.exp(-2 * size)) - np.log(2)
-
-
-def sech(x: _Floats) -> _Floats:
-    """1/cosh x, which never overflows."""
-    decay = np.exp(-np.abs(x))
-    return 2 * decay / (1 + decay**2)
 
 
 # --- points of a curve --------------------------------------------------------------------------
@@ -155,12 +144,6 @@ class BinaryPoint(Point):
         Of the last points only: paths may lead through such regions.
         """
         return replace(self, converged=self.converged and bool(self.entropy * n_weights >= _LEAST_ENTROPY))
-
-
-def shell_entropy(distance: float | _Floats) -> _Floats:
-    """``H(d) = -d log d - (1 - d) log(1 - d)``."""
-    d = np.asarray(distance)
-    return -xlog1py(d, d - 1) - xlog1py(1 - d, -d)
 
 
 def anchored_point(

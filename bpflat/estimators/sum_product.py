@@ -13,9 +13,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from bpflat.estimators.binary import BinaryPoint, anchor, anchored_point, log_cosh
+from bpflat.estimators.binary import BinaryPoint, anchor, anchored_point
 from bpflat.estimators.point import Point
 from bpflat.estimators.problem import Problem
+from bpflat.signs import log_cosh
 
 
 @njit(cache=True)

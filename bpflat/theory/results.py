@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.results import Curves
+from bpflat.signs import log_cosh, shell_entropy
 from bpflat.storage import StoredResult
 
 if TYPE_CHECKING:
@@ -152,8 +153,7 @@ class TheoryCurve(Curves):
         """
         strength = self.coupling
         if self.weights == "binary":
-            size = np.abs(strength)
-            log_prior = size + np.log1p(np.exp(-2 * size))
+            log_prior = log_cosh(strength) + np.log(2)
             return self.phi - log_prior + strength * (1 - 2 * self.distance) + shell_entropy(self.distance)
         return self.phi - self.distance * strength + 0.5 + 0.5 * np.log(2 * self.distance * strength)
 
@@ -196,8 +196,3 @@ class TheoryCurve(Curves):
 
     def _draw(self, ax: Axes, x: _Floats, mean: _Floats, error: _Floats, style: dict[str, Any]) -> None:
         ax.plot(x, mean, **style)
-
-
-def shell_entropy(distance: _Floats) -> _Floats:
-    """``H(d) = −d ln d − (1 − d) ln(1 − d)``, log number per weight of the binary weights at Hamming distance d."""
-    return -distance * np.log(distance) - (1 - distance) * np.log1p(-distance)

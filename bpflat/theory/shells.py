@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bpflat.arguments import check_choice, check_grid, check_scalar
+from bpflat.signs import shell_entropy
 from bpflat.theory.patterns import Reference
-from bpflat.theory.results import TheoryCurve, shell_entropy
+from bpflat.theory.results import TheoryCurve
 from bpflat.theory.saddle import Problem, solve
 from bpflat.theory.volumes import MACHINES, check_model, volume_saddle
 from bpflat.theory.weights import Binary, Sphere
@@ -132,7 +133,7 @@ def _point(
     if weights == "spherical":
         phi, coupling = saddle.free_entropy, 1 / v + 2 * alpha * (at.norm + at.overlap)
     else:
-        phi = saddle.free_entropy + np.log(2) - float(shell_entropy(np.array(distance)))
+        phi = saddle.free_entropy + np.log(2) - float(shell_entropy(distance))
         p_hat = saddle.fields.own + saddle.fields.shared * np.sqrt(reference.field)
         coupling = p_hat - alpha * at.reference
     return phi, coupling, saddle.overlaps.norm - v, saddle.error, saddle.replicon

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bpflat.signs import log_cosh, sech
 from bpflat.theory.patterns import Overlaps, Reference
 from bpflat.theory.quadrature import gaussian_line
 
@@ -97,21 +98,21 @@ class Binary:
         field, weight, others = _sites(fields, reference, order)
         mean = np.tanh(field)
         r = float(np.sum(weight * mean * others))
-        return Overlaps(1.0, float(np.sum(weight * _sech(field) ** 2)), float(np.sum(weight * mean)), r)
+        return Overlaps(1.0, float(np.sum(weight * sech(field) ** 2)), float(np.sum(weight * mean)), r)
 
     def entropy(self, fields: Fields, overlaps: Overlaps, reference: Reference, order: int) -> float:
         """``⟨ln cosh⟩ − p p̂ + r r̂ − ½ q̂ V``, relative to all 2^n weights."""
         field, weight, _ = _sites(fields, reference, order)
-        size = np.abs(field)
-        log_cosh = np.sum(weight * (size + np.log1p(np.exp(-2 * size)) - np.log(2)))
         r_hat = fields.shared * np.sqrt(reference.field)
         linear = overlaps.others * r_hat - overlaps.reference * (fields.own + r_hat)
-        return float(log_cosh + linear - (fields.noise + fields.shared**2) * overlaps.variance / 2)
+        return float(
+            np.sum(weight * log_cosh(field)) + linear - (fields.noise + fields.shared**2) * overlaps.variance / 2
+        )
 
     def square_variance(self, fields: Fields, reference: Reference, order: int) -> float:
         """``⟨(1 − tanh²)²⟩``."""
         field, weight, _ = _sites(fields, reference, order)
-        return float(np.sum(weight * _sech(field) ** 4))
+        return float(np.sum(weight * sech(field) ** 4))
 
 
 def _sites(fields: Fields, reference: Reference, order: int) -> tuple[_Floats, _Floats, _Floats]:
@@ -126,9 +127,3 @@ def _sites(fields: Fields, reference: Reference, order: int) -> tuple[_Floats, _
     root = np.sqrt(fields.noise)
     y, dy = gaussian_line(-mean / root, np.full(mean.shape, 1 / root), order)
     return mean + root * y, dz[:, None] * dy, others[:, None]
-
-
-def _sech(x: _Floats) -> _Floats:
-    """1/cosh x, which never overflows."""
-    decay = np.exp(-np.abs(x))
-    return 2 * decay / (1 + decay**2)
