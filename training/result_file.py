@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from bpflat.arguments import shown
+from bpflat.locks import claimed, disclaim
 from bpflat.reading import parse_json
 
 
@@ -27,6 +31,17 @@ def require_same(path: str | os.PathLike, stored: dict, wanted: dict) -> None:
                 f"{path} is of another run: its {name} is {stored.get(name)!r}, not {wanted.get(name)!r}. "
                 "Ask for the same configuration, choose another folder, or delete that file"
             )
+
+
+def is_missing(path: Path, setting: dict, setting_in: Callable[[Path], str], claims: ExitStack) -> bool:
+    """Whether a result has to be made: then it is claimed; else the setting in it, as JSON, is checked."""
+    if not path.exists():
+        claims.enter_context(claimed(path))
+    if not path.exists():  # by now
+        return True
+    require_same(path, parse_json(setting_in(path)), setting)
+    disclaim(path)
+    return False
 
 
 def _flat(configuration: dict, prefix: str = "") -> dict:

@@ -25,15 +25,13 @@ from bpflat import load_reduced_fashion_mnist
 from bpflat.arguments import check_count, check_file_name, check_scalar
 from bpflat.flatness import local_energy, local_entropy
 from bpflat.layout import check_finite
-from bpflat.locks import claimed, disclaim
 from bpflat.provenance import Provenance
-from bpflat.reading import parse_json
 from bpflat.storage import StoredResult
 from training.deep.images import Images
 from training.deep.recipes import Recipe, as_plain
 from training.deep.schedules import Drops
 from training.deep.trainer import begin, centre, evaluate, train
-from training.result_file import json_object, require_same
+from training.result_file import is_missing, json_object
 from training.workers import Task, carry_out
 
 SCALES = ("multiplicative", "filter")
@@ -306,12 +304,7 @@ def measure_missing(plan: Plan, folder: Path, *, n_jobs: int = 1) -> None:
         for seed in range(plan.seeds):
             for architecture, recipe in plan.recipes():
                 path, setting = folder / f"{recipe.name}-seed{seed}.npz", setting_of(plan, recipe, seed)
-                if not path.exists():
-                    claims.enter_context(claimed(path))
-                if path.exists():  # by now
-                    require_same(path, parse_json(Minimum.load(path).setting), setting)
-                    disclaim(path)
-                else:
+                if is_missing(path, setting, lambda path: Minimum.load(path).setting, claims):
                     tasks.append(Task(path, path.stem, partial(train_and_measure, plan, architecture, recipe, seed)))
         for _ in carry_out(tasks, n_jobs=n_jobs, bar="minima"):
             pass

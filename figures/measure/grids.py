@@ -13,9 +13,7 @@ from pathlib import Path
 import torch
 
 from bpflat.arguments import check_count
-from bpflat.locks import claimed, disclaim
 from bpflat.provenance import Provenance
-from bpflat.reading import parse_json
 from bpflat.tensor_files import load_tensors
 from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.deep import run
@@ -25,7 +23,7 @@ from training.deep.schedules import Annealing
 from training.deep.trainer import DeepReport
 from training.deep.training import DeepTraining
 from training.models import make_model
-from training.result_file import require_same
+from training.result_file import is_missing
 from training.workers import Task, carry_out
 
 
@@ -176,12 +174,7 @@ def train_missing(
         for seed in range(seeds):
             for recipe in grid.recipes():
                 path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
-                if not path.exists():
-                    claims.enter_context(claimed(path))
-                if path.exists():  # by now
-                    require_same(path, parse_json(Network.load(path).setting), setting)
-                    disclaim(path)
-                else:
+                if is_missing(path, setting, lambda path: Network.load(path).setting, claims):
                     options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
                     task = Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options))
                     trainings[task] = DeepTraining(recipe, options["scratch"], seed=seed)
