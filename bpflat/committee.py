@@ -26,6 +26,11 @@ def fingerprint(weights: NDArray[np.float64]) -> str:
     return hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:16]
 
 
+def fingerprints(weights: NDArray[np.float64]) -> str | NDArray[np.str_]:
+    """`fingerprint` of one checked reference (K, N), or those (R,) of references (R, K, N)."""
+    return fingerprint(weights) if weights.ndim == 2 else np.array([fingerprint(w) for w in weights])
+
+
 def preactivations(weights: NDArray[np.float64], patterns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Hidden pre-activations ``h_k = Σ_i w_ki x_i / √N``, shape (..., P, K), of checked arrays."""
     return patterns @ np.swapaxes(weights, -1, -2) / np.sqrt(patterns.shape[1])

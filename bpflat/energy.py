@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_choice, check_grid, check_jobs, check_n_samples, check_problem
-from bpflat.committee import fingerprint, in_unit_range, normalised, preactivations, vote
+from bpflat.committee import fingerprints, in_unit_range, normalised, preactivations, vote
 from bpflat.estimators.tables import majority_vote
 from bpflat.parallel import over_processes
 from bpflat.provenance import Provenance
@@ -105,7 +105,7 @@ def local_energy(
         std_error=std_error[0] if single else std_error,
         train_error=float(train_error[0]) if single else train_error,
         n_samples=0 if method == "exact" else n_samples,
-        reference=fingerprint(weights) if single else np.array([fingerprint(w) for w in weights]),
+        reference=fingerprints(weights),
         provenance=Provenance.here(),
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_count, check_problem, check_scale
 from bpflat.bp import check_costs, check_counting
-from bpflat.committee import fingerprint
+from bpflat.committee import fingerprints
 from bpflat.estimators.problem import Problem
 from bpflat.estimators.tables import OutputNode, TableNode
 from bpflat.nodes import node_for
@@ -41,9 +41,7 @@ class Posed(NamedTuple):
     @property
     def reference(self) -> str | NDArray[np.str_]:
         """Fingerprint of each reference, or of the one; empty where there is none."""
-        if self.is_free:
-            return ""
-        return fingerprint(self.weights) if self.weights.ndim == 2 else np.array([*map(fingerprint, self.weights)])
+        return "" if self.is_free else fingerprints(self.weights)
 
 
 def pose(

@@ -10,7 +10,7 @@ from scipy.stats import binom
 from bpflat.arguments import check_choice, check_grid, check_n_samples
 from bpflat.binary.problem import check_binary, check_one_size
 from bpflat.binary.results import FlipEnergyProfile
-from bpflat.committee import answers, fingerprint, preactivations, vote
+from bpflat.committee import answers, fingerprints
 from bpflat.energy import mean_rise
 from bpflat.estimators.binary import is_one_size
 from bpflat.provenance import Provenance
@@ -82,12 +82,14 @@ def local_energy(
     if check_choice("method", method, _METHODS) == "exact":
         check_one_size(patterns, method)
     references = weights.reshape(-1, *weights.shape[-2:])
-    wrong = np.array([np.mean(answers(w, patterns) != labels) for w in references])
+    answer = np.stack([answers(w, patterns) for w in references])  # (R, P)
+    wrong = np.mean(answer != labels, axis=1)
     if method == "exact":
-        delta = _exact(references, patterns, labels, chances)
+        delta = _exact(references, patterns, answer, answer == labels, chances)
         error = np.zeros(delta.shape)
     else:
-        draws = [_rises(w, patterns, labels, chances, n_samples, s) for w, s in zip(references, streams, strict=True)]
+        each = zip(references, wrong, streams, strict=True)
+        draws = [_errors(w, patterns, labels, chances, n_samples, s) - before for w, before, s in each]
         delta, error = (np.array([f(d) for d in draws]) for f in (_mean, _error_of_mean))
     one = weights.ndim == 2
     return FlipEnergyProfile(
@@ -96,7 +98,7 @@ def local_energy(
         std_error=error[0] if one else error,
         train_error=float(wrong[0]) if one else wrong,
         n_samples=0 if method == "exact" else n_samples,
-        reference=fingerprint(weights) if one else np.array([fingerprint(w) for w in weights]),
+        reference=fingerprints(weights),
         provenance=Provenance.here(),
     )
 
@@ -104,13 +106,13 @@ def local_energy(
 # --- by sampling --------------------------------------------------------------------------------
 
 
-def _rises(
+def _errors(
     weights: _Floats, patterns: _Floats, labels: _Floats, chances: _Floats, n_samples: int, seed: np.random.SeedSequence
 ) -> _Floats:
-    """Rise of the training error in each draw, (n_samples, S): the same numbers decide about flips at every p."""
-    rng, before = np.random.default_rng(seed), np.mean(answers(weights, patterns) != labels)
+    """Training error in each draw, (n_samples, S): the same numbers decide about flips at every p."""
+    rng = np.random.default_rng(seed)
     draws = (np.where(rng.random(weights.shape) < chances[:, None, None], -weights, weights) for _ in range(n_samples))
-    return np.array([np.mean(answers(flipped, patterns) != labels, axis=1) for flipped in draws]) - before
+    return np.array([np.mean(answers(flipped, patterns) != labels, axis=1) for flipped in draws])
 
 
 def _mean(rises: _Floats) -> _Floats:
@@ -124,14 +126,14 @@ def _error_of_mean(rises: _Floats) -> _Floats:
 # --- exactly ------------------------------------------------------------------------------------
 
 
-def _exact(references: _Floats, patterns: _Floats, labels: _Floats, chances: _Floats) -> _Floats:
-    """δE (R, S) averaged exactly over flips."""
+def _exact(
+    references: _Floats, patterns: _Floats, answer: NDArray[np.int8], right: NDArray[np.bool_], chances: _Floats
+) -> _Floats:
+    """δE (R, S) averaged exactly over flips of references that give these answers (R, P), right or not."""
     signs = np.sign(patterns)
     seen = np.count_nonzero(signs, axis=1)
     # how many of the inputs that a unit sees agree in sign with its weights: (R, P, K)
     agreeing = np.rint((signs @ np.swapaxes(references, -1, -2) + seen[:, None]) / 2).astype(np.int64)
-    answer = np.stack([vote(preactivations(w, patterns)) for w in references])
-    right = answer == labels
     sizes = np.broadcast_to(seen[:, None], agreeing.shape)
     kinds, which = np.unique(np.stack([agreeing.ravel(), sizes.ravel()]), axis=1, return_inverse=True)
     delta = np.zeros((len(references), len(chances)))

@@ -20,7 +20,7 @@ from bpflat.arguments import (
 from bpflat.binary.problem import check_binary, check_one_size, check_unanchored
 from bpflat.binary.results import BinaryEntropyCurve
 from bpflat.bp import check_beta, check_tolerance
-from bpflat.committee import fingerprint
+from bpflat.committee import fingerprints
 from bpflat.estimators import binary, flips, sum_product
 from bpflat.estimators.binary import BinaryPoint, odds
 from bpflat.estimators.continuation import STRIDE, Path, along_deltas, along_distances, run
@@ -153,7 +153,7 @@ def local_entropy(
         train_error=float(problem.n_errors[0] / len(labels)) if one else problem.n_errors / len(labels),
         method=method,
         n_weights=weights.shape[-2] * weights.shape[-1],
-        reference=fingerprint(weights) if one else np.array([fingerprint(w) for w in weights]),
+        reference=fingerprints(weights),
         provenance=Provenance.here(),
     )
 

@@ -31,9 +31,10 @@ def check_unanchored(patterns: ArrayLike, labels: ArrayLike, n_hidden: int) -> P
         raise ValueError(f"n_hidden is {n_hidden}; it must be odd: no tied votes")
     patterns = check_array("patterns", patterns, ("P", "N"), between=(-np.inf, np.inf))
     patterns = check_patterns(patterns, patterns.shape[1], zero_rows=False)
-    inputs = Inputs(patterns, bool(np.all(np.abs(patterns) == 1)))
     labels = check_labels(labels, len(patterns))
-    return Problem(inputs, labels, None, np.zeros((n_hidden, len(patterns))), np.array(0), majority_vote(n_hidden))
+    return Problem(
+        Inputs(patterns), labels, None, np.zeros((n_hidden, len(patterns))), np.array(0), majority_vote(n_hidden)
+    )
 
 
 def check_one_size(patterns: _Floats, method: str) -> None:

@@ -31,12 +31,14 @@ class Inputs:
     Attributes
     ----------
     patterns : array, shape (P, N)
-    is_binary : bool
-        Whether all inputs are ±1.
     """
 
     patterns: Array
-    is_binary: bool
+
+    @cached_property
+    def is_binary(self) -> bool:
+        """Whether all inputs are ±1."""
+        return bool((abs(self.patterns) == 1).all())
 
     @property
     def n_inputs(self) -> int:
@@ -141,7 +143,7 @@ class Problem:
         else:
             energies = node.energy(np.where((as_given >= 0) == (hidden >= 0), hidden, as_given), labels)
             n_errors = np.asarray(np.count_nonzero(np.isinf(energies), axis=-1))
-        inputs = Inputs(patterns, bool(np.all(np.abs(patterns) == 1)))
+        inputs = Inputs(patterns)
         problem = cls(inputs, labels, rows, hidden, n_errors, node, beta)
         if scale is None:
             return problem
