@@ -15,6 +15,7 @@ import numpy as np
 from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_energy, local_entropy
 from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
+from bpflat.display import table_of
 from bpflat.entropy import METHODS
 from bpflat.programs import run_command
 from bpflat.provenance import Provenance
@@ -56,7 +57,6 @@ examples:
 SCALES = ("multiplicative", "isotropic", "filter")  # as in `bpflat.flatness`, which takes seconds to import
 ENERGY_OPTIONS = ["tolerance", "subset", "antithetic", "compile"]  # of `bpflat flatness` without --entropy, and with it
 ENTROPY_OPTIONS = ["scale", "beta", "n_chains", "max_passes"]
-WEIGHED = {"count": "no more errors than the reference's", "cost": "errors at the cost beta"}  # what Φ is of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -168,7 +168,7 @@ def _answer(arguments: argparse.Namespace) -> None:
         result.save(arguments.out)
     if arguments.plot:
         _plot(result, arguments.plot)
-    print(json.dumps(as_record(result)) if arguments.json else as_table(result))
+    print(json.dumps(as_record(result)) if arguments.json else table_of(result))
 
 
 def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyProfile:
@@ -284,37 +284,6 @@ def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
 
     derived = {"measure": result.measure} if isinstance(result, LocalEntropyCurve) else {}
     return {name: plain(value) for name, value in vars(result).items()} | derived
-
-
-def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
-    """Lines for people: a block a reference, a row a point."""
-    if isinstance(result, LocalEntropyCurve):
-        title = f"local entropy by {result.method}, {WEIGHED[result.measure]}"
-        names = ["delta", "distance", "log_z", "phi", "std_error", "beta"]
-        if result.sigma is not None:
-            names = ["sigma", *names[1:], "rhat", "ess", "passes"]
-        if result.learning_coefficient is not None:
-            names += ["learning_coefficient", "learning_coefficient_error"]
-        shape, n_failed = result.phi.shape, int(np.count_nonzero(~result.converged))
-    else:
-        title = "local energy"
-        names = ["sigma", "delta_error", "std_error"]
-        names += ["delta_loss", "loss_std_error"] if result.delta_loss is not None else []
-        shape, n_failed = result.delta_error.shape, 0
-    columns = [np.broadcast_to(getattr(result, name), shape).reshape(-1, shape[-1]) for name in names]
-    widths = [max(12, len(name)) for name in names]
-    lines = []
-    for r, error in enumerate(np.atleast_1d(result.train_error)):
-        lines.append(f"{title}, reference {r}, training error {error:.2%}")
-        lines.append(" ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
-        for i in range(shape[-1]):
-            row = zip(columns, widths, strict=True)
-            lines.append(" ".join(f"{column[r, i]:{width}.5g}" for column, width in row))
-    if n_failed:
-        lines.append(f"{n_failed} points did not converge (nan)")
-    if isinstance(result, LocalEntropyCurve) and result.sigma is not None and result.message is not None:
-        lines += [f"σ = {s:g}: {message}" for s, message in zip(result.sigma, result.message, strict=True) if message]
-    return "\n".join(lines)
 
 
 def _plot(result, path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_count, check_flag
+from bpflat.display import Brief
 from bpflat.reading import MODEST, read_arrays, read_bytes
 
 FILE_NAME = "reduced_fashion_mnist.npz"
@@ -19,8 +20,8 @@ SHA256 = "85840e74ade318e16f5213a9568ad2e6c9b1c1b48bf80a7c04f1b8da2da8fb24"
 N_INPUTS = 28 * 28
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ReducedFashionMNIST:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ReducedFashionMNIST(Brief):
     """Patterns and labels, and where they stand in Fashion-MNIST.
 
     Attributes

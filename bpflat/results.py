@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
+from bpflat.display import Brief, Tabulated
 from bpflat.layout import check_finite
 from bpflat.posterior import HeldPosterior
 from bpflat.storage import StoredResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Floats = NDArray[np.float64]
+_WEIGHED = {"count": "no more errors than the reference's", "cost": "errors at the cost beta"}  # what Φ is of
 
 
 def check_references(fields: Mapping[str, Any]) -> None:
@@ -33,7 +35,7 @@ def _check_together(fields: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must all be there, or none")
 
 
-class Curves(StoredResult):
+class Curves(Tabulated, StoredResult):
     """Base of results that are curves with standard errors, one per reference."""
 
     labels: ClassVar[tuple[str, str]]
@@ -93,8 +95,8 @@ def _new_axes() -> Axes:
     return plt.figure().add_subplot()
 
 
-@dataclass(frozen=True, eq=False)
-class Cumulants:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cumulants(Brief):
     """The cumulant generating function ``log ⟨e^{-β E(w')}⟩`` of the number of training errors under the prior.
 
     It leads from the local energy to the local entropy: its slope at β = 0 is -⟨E⟩, that is ``-P (δE + E_train)``, and
@@ -124,7 +126,7 @@ class Cumulants:
     mean_std_error: NDArray[np.float64] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LocalEntropyCurve(Curves, HeldPosterior):
     """Local entropy around one reference or R of them, one entry a point.
 
@@ -234,6 +236,8 @@ class LocalEntropyCurve(Curves, HeldPosterior):
         **HeldPosterior.posterior_layout,
     }
     _columns = ("distance", "phi", "std_error")
+    _brief = ("method", "distance", "phi", "std_error", "converged", "train_error")
+    _if_finite = ("std_error", "beta", "rhat", "ess", "passes", "learning_coefficient", "learning_coefficient_error")
     labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     delta: NDArray[np.float64]
@@ -293,8 +297,20 @@ class LocalEntropyCurve(Curves, HeldPosterior):
         """
         return "cost" if np.isfinite(self.beta).any() else "count"
 
+    @property
+    def _always(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("delta" if self.sigma is None else "sigma", "distance", "log_z", "phi")
 
-@dataclass(frozen=True, eq=False)
+    def _title(self) -> str:
+        return f"local entropy by {self.method} ({_WEIGHED[self.measure]})"
+
+    def _notes(self) -> Iterator[str]:
+        yield from super()._notes()
+        if self.sigma is not None and self.message is not None:
+            yield from (f"σ = {s:g}: {why}" for s, why in zip(self.sigma, self.message, strict=True) if why)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class LocalEnergyProfile(Bands):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
@@ -345,6 +361,9 @@ class LocalEnergyProfile(Bands):
         "reference": "U Q?",
     }
     _columns = ("sigma", "delta_error", "std_error")
+    _always = _columns
+    _if_finite = ("delta_loss", "loss_std_error")
+    _brief = (*_columns, *_if_finite, "train_error", "train_loss", "n_samples")
     labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
 
     sigma: NDArray[np.float64]
@@ -363,3 +382,6 @@ class LocalEnergyProfile(Bands):
         check_references(vars(self))
         check_finite(vars(self), "sigma")
         _check_together(vars(self), "train_loss", "delta_loss", "loss_std_error")
+
+    def _title(self) -> str:
+        return "local energy"
