@@ -30,8 +30,8 @@ def test_readme_is_short():
 
 
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks(name, "python")])
-def test_code_runs(page, monkeypatch):
-    """All blocks of a page, one after the other, in the checkout."""
+def test_code_runs(page, monkeypatch, capsys):
+    """All blocks of a page, one after the other, in the checkout; what the page says is printed is printed."""
     monkeypatch.chdir(ROOT)
     names = {"__name__": page}
     for block in blocks(page, "python"):
@@ -41,6 +41,8 @@ def test_code_runs(page, monkeypatch):
             if error.name not in OPTIONAL:
                 raise
             pytest.skip(str(error))
+    printed = capsys.readouterr().out
+    assert all(block in printed for block in blocks(page, "text"))
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
