@@ -27,12 +27,12 @@ class ReducedFashionMNIST(Brief):
     Attributes
     ----------
     train_patterns : ndarray of float64, shape (P, 784)
-        ±1, a picture a row, pixels row by row.
+        ±1, one picture per row, pixels row by row.
     train_labels : ndarray of float64, shape (P,)
         +1 for Dress, -1 for Coat.
     test_patterns, test_labels : ndarray of float64, shapes (677, 784) and (677,)
         The same of the whole filtered test split.  It holds 74 dresses and 603 coats: the constant answer -1
-        errs on 10.9 % of it, so look at the balanced error too (`bpflat.committee.error(..., balanced=True)`).
+        is wrong on 10.9 % of it, so look at the balanced error too (`bpflat.committee.error(..., balanced=True)`).
     train_indices, test_indices : ndarray of int64, shapes (P,) and (677,)
         Positions, from 0, in the 60,000 training and the 10,000 test pictures of Fashion-MNIST.
     """

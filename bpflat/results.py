@@ -128,7 +128,7 @@ class Cumulants(Brief):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LocalEntropyCurve(Curves, HeldPosterior):
-    """Local entropy around one reference or R of them, one entry a point.
+    """Local entropy around one reference or R of them, one entry per point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
 

@@ -18,7 +18,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BinaryEntropyCurve(Curves):
-    """Local entropy around one reference of weights ±1, or R of them, one entry a point.
+    """Local entropy around one reference of weights ±1, or R of them, one entry per point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
 

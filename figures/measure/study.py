@@ -70,7 +70,7 @@ def reading_of(protocol: Protocol) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Draw(StoredResult):
-    """Measures of the minima of every reading on one draw of the patterns, one entry a minimum.
+    """Measures of the minima of every reading on one draw of the patterns, one entry per minimum.
 
     Attributes
     ----------
