@@ -35,6 +35,13 @@ class ReducedFashionMNIST(Brief):
         is wrong on 10.9 % of it, so look at the balanced error too (`bpflat.committee.error(..., balanced=True)`).
     train_indices, test_indices : ndarray of int64, shapes (P,) and (677,)
         Positions, from 0, in the 60,000 training and the 10,000 test pictures of Fashion-MNIST.
+
+    Examples
+    --------
+    >>> from bpflat import load_reduced_fashion_mnist
+    >>> data = load_reduced_fashion_mnist(20)
+    >>> data.train_patterns.shape, data.test_labels.shape
+    ((20, 784), (677,))
     """
 
     train_patterns: NDArray[np.float64]

@@ -117,6 +117,17 @@ class Cumulants(Brief):
     mean_std_error : ndarray, shape (S, B), optional
         Standard error of `mean_errors`, where a torch model was sampled.  Where a smooth loss was measured, E is
         ``n (L − L₀)``, and ``β mean_errors`` the learning coefficient λ̂(β).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_entropy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> found = local_entropy(weights, patterns, labels, [0.1], betas=[0.0, 1.0, 10.0]).cumulants()
+    >>> found.log_mean_exp.shape, bool((np.diff(found.log_mean_exp) < 0).all())
+    ((1, 3), True)
     """
 
     beta: NDArray[np.float64]

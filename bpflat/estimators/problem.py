@@ -195,7 +195,7 @@ class Problem(Brief):
         return self._changed(..., beta=beta)
 
     def _changed(self, rows: Any, **changes: Any) -> Problem:
-        """A copy with other attributes that keeps the `grams` of its rows, expensive as they are, where they are known."""
+        """A copy with other attributes that keeps the `grams` of its rows where they are known: they are expensive."""
         copy = replace(self, **changes)
         if not self.is_isotropic and "grams" in vars(self):
             vars(copy)["grams"] = self.grams[rows]
