@@ -221,8 +221,8 @@ class LocalEntropyCurve(Curves, HeldPosterior):
     >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
     >>> labels = committee.predict(weights, patterns)
     >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
-    >>> curve.method, curve.measure, curve.train_error
-    ('bp', 'count', 0.0)
+    >>> curve  # doctest: +ELLIPSIS
+    LocalEntropyCurve(method='bp', distance=(2,) in [0.05, 0.1], phi=(2,) in [...], converged=2 of 2, train_error=0)
     >>> curve.save("curve.npz")  # doctest: +SKIP
     >>> LocalEntropyCurve.load("curve.npz") == curve  # doctest: +SKIP
     True
