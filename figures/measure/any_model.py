@@ -188,7 +188,7 @@ class Plan:
 PLANS = {"full": Plan(seeds=3, n_samples=200, n_draws=1000), "quick": Plan(seeds=1, n_samples=100, n_draws=200)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Minimum(StoredResult):
     """One trained network and both measures of flatness around it.
 

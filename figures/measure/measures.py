@@ -113,7 +113,7 @@ def _entropies(
     scheduler: str | None,
     device: str,
 ) -> list[LocalEntropyCurve]:
-    """Φ around the minima of every protocol, a few references a task."""
+    """Φ around the minima of every protocol, a few references per task."""
     on_cpu = device == "cpu"
     options = {"distances": distances, "method": method, "device": None if on_cpu else device}
     assemblies = [
@@ -125,7 +125,7 @@ def _entropies(
 
 
 def _assembly(minima: TrainedMinima, path: Path, chunk: int, options: dict) -> Assembly[LocalEntropyCurve]:
-    """How workers make the curves around the minima, `chunk` of them a task."""
+    """How workers make the curves around the minima, `chunk` of them per task."""
 
     def describe(entries: range) -> str:
         first, last = minima.restart[[entries[0], entries[-1]]]

@@ -24,7 +24,7 @@ SAMPLED = slice(1, 3)  # of `DELTAS`, by Monte Carlo, around the first minimum a
 N_SAMPLES, N_CHAINS = 1000, 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PosteriorErrors(StoredResult):
     """Test errors averaged over the local posterior of R minima of one protocol, at D variances Δ of its prior.
 
