@@ -87,7 +87,7 @@ def focusing_bp(
     gamma_max : float
         Largest coupling, 0 to 13.8.
     n_steps : int
-        Steps of the coupling.
+        Steps of the coupling: with more of them the fixed point is followed further, which hard problems need.
     asymmetry : float
         Standard deviation of the weak random fields on all weights that tell hidden units apart.
     seed : int or SeedSequence, optional
@@ -250,10 +250,11 @@ def rounded_sgd(
     batch, n_epochs = check_count("batch", batch), check_count("n_epochs", n_epochs)
     (stream,) = spawn_streams(seed, 1)
     rng = np.random.default_rng(stream)
-    signed, n_patterns = problem.labels[:, None] * problem.inputs.x, len(problem.labels)  # σx/√N
+    n_hidden, n_patterns = problem.hidden.shape
+    signed = np.asarray(problem.labels)[:, None] * problem.inputs.x  # σx/√N
 
     def epochs() -> Iterator[_Floats]:
-        w = rng.uniform(-1, 1, (len(problem.hidden), signed.shape[1]))
+        w = rng.uniform(-1, 1, (n_hidden, signed.shape[1]))
         for _ in range(n_epochs):
             order = rng.permutation(n_patterns)
             for first in range(0, n_patterns, batch):
@@ -288,7 +289,7 @@ def _fixed_points(problem: Problem, noise: _Floats, stages: Iterable[Callable[[_
 
 def _first_solution(problem: Problem, machines: Iterable[_Floats]) -> Solution:
     """The first of several fields (K, N) whose signs make no error, or the best of them."""
-    fewest, steps = len(problem.labels) + 1, 0
+    fewest, steps = problem.hidden.shape[-1] + 1, 0
     for values in machines:
         steps, weights = steps + 1, _signs(values)
         n_errors = int(np.count_nonzero(answers(weights, problem.inputs.patterns) != problem.labels))

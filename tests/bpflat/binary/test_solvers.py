@@ -71,6 +71,13 @@ def test_descends_the_loss():
     assert_allclose(_descent(stable, beta, omega), -np.reshape(slope, (3, 5)), rtol=1e-7)
 
 
+def test_smaller_steps_of_focusing_solve_harder_problems():
+    """A committee of five units with 150 random patterns, whose fixed point 20 steps lose on the way."""
+    patterns, labels = random_problem(101, 150, 0)
+    coarse, fine = (binary.focusing_bp(patterns, labels, 5, n_steps=n, seed=0).n_errors for n in (20, 80))
+    assert fine == 0 < coarse
+
+
 def test_focusing_finds_flatter_ones():
     """Φ(0.05) and δE(0.05) of solutions of 95 random patterns, N = 201, three instances: better on each."""
     for seed in (1, 3, 4):
