@@ -19,17 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from figures.draw import panels
-from figures.draw.tables import difference_text, mean_and_error, verdict, with_note
+from figures.draw.tables import correlation_text, difference_text, mean_and_error, with_note
 from figures.measure.binary import DISTANCES, FLIPS, SAMPLED, BinarySeries, Plan, measure
 from figures.measure.experiment import BANDS
-from figures.measure.statistics import Sample, difference
+from figures.measure.statistics import INTERVAL, Sample, centred_ranks, correlate, difference
 from figures.program import Output, run_program
 
 RESULTS = Path(__file__).with_name("results") / "binary"
 NOISE = 0.05  # flip probability of δE in the tables
-NOTE = """Means ± standard errors over restarts, K = {K} and P = {P}; Φ in nats per weight at Hamming distances, by belief
-propagation and by Monte Carlo (MC), and δE at a flip probability.  Around a machine with training errors Φ counts those
-that make no more."""
+NOTE = """Means ± standard errors over the restarts that make no training error, K = {K} and P = {P}; Φ in nats per
+weight at Hamming distances, by belief propagation and by Monte Carlo (MC), and δE at a flip probability."""
+CORRELATION_NOTE = f"""Spearman's coefficients over these machines, with bootstrap intervals ({INTERVAL}; restarts
+resampled within each solver) and p-values as if machines were independent; last column: ranks within each solver."""
 DIFFERENCE_NOTE = """Differences of means with 95 % intervals (Welch's), restarts of two solvers being independent."""
 CHECK_NOTE = """10⁵ Φ around the first machine of each solver by Monte Carlo at two couplings, with standard errors, d
 being the distance there, and how far belief propagation is from it at the same couplings."""
@@ -49,26 +50,42 @@ def scalars(series: BinarySeries) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def report(series: Sequence[BinarySeries]) -> str:
-    """The tables: what each solver finds, which of two are flatter or err less, and belief propagation checked."""
+def report(series: Sequence[BinarySeries], restarts: int) -> str:
+    """The tables of what so many restarts of each solver found: means, differences, correlations and a check of BP."""
     columns = [scalars(one) for one in series]
     rows: list[tuple] = [("solver", "zero errors", "steps", *columns[0])]
     for one, values in zip(series, columns, strict=True):
-        error = one.minima.train_error
-        solved = f"{np.count_nonzero(error == 0)}/{len(error)}"
+        solved = f"{len(one.minima.restart)}/{restarts}"
         rows.append((one.label, solved, mean_and_error(one.minima.steps), *map(mean_and_error, values.values())))
     differences: list[tuple] = [("difference", *columns[0])]
     for (first, of_first), (second, of_second) in combinations(zip(series, columns, strict=True), 2):
         pairs = (difference(*map(_sample, pair)) for pair in zip(of_second.values(), of_first.values(), strict=True))
-        cells = (f"{difference_text(interval)}, {verdict(interval)}" for interval in pairs)
+        cells = map(difference_text, pairs)
         differences.append((f"{second.label} − {first.label}", *cells))
     minima = series[0].minima
     tables = (
         (rows, NOTE.format(K=minima.weights.shape[1], P=minima.n_train)),
         (differences, DIFFERENCE_NOTE),
+        (list(_correlations(series)), CORRELATION_NOTE),
         (list(_checks(series)), CHECK_NOTE),
     )
     return "\n".join(with_note(rows, note) for rows, note in tables)
+
+
+def _correlations(series: Sequence[BinarySeries], seed: int = 0) -> Iterator[tuple]:
+    """Rows of correlations of each measure of flatness with the test error."""
+    yield "measure", "with the test error", "with it, within a solver"
+    columns = [scalars(one) for one in series]
+    solver = np.repeat([one.name for one in series], [len(one.minima.restart) for one in series])
+    *measures, test, _ = columns[0]
+    rng = np.random.default_rng(seed)
+    for name in measures:
+        x, y = (np.concatenate([values[quantity] for values in columns]) for quantity in (name, test))
+        known = np.isfinite(x)
+        x, y, groups = x[known], y[known], solver[known]
+        ranks = centred_ranks(x, groups), centred_ranks(y, groups)
+        both = ((x, y), "spearman"), (ranks, "pearson")
+        yield name, *(correlation_text(correlate(*pair, groups, kind=kind, rng=rng)) for pair, kind in both)
 
 
 def _sample(values: NDArray[np.float64]) -> Sample:
@@ -120,10 +137,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make(arguments: argparse.Namespace) -> Output:
     """Solve and measure what is missing, and draw."""
     plan = Plan(**{f.name: getattr(arguments, f.name) for f in fields(Plan)})
-    series = measure(arguments.results, plan, n_jobs=arguments.jobs)
-    note = f"{plan.restarts} restarts of each solver, K = {plan.n_hidden} on {plan.n_train:,} patterns.  {BANDS}"
+    series = [one.solved() for one in measure(arguments.results, plan, n_jobs=arguments.jobs)]
+    solved = ", ".join(f"{one.label}: {len(one.minima.restart)}" for one in series)
+    size = f"K = {plan.n_hidden} on {plan.n_train:,} patterns"
+    note = f"{size}; restarts of {plan.restarts} that make no error — {solved}.  {BANDS}"
     figure = panels.draw(series, note, distance="Hamming distance", noise="flip probability $p$")
-    return Output(arguments.results, table(series), figure, report(series))
+    return Output(arguments.results, table(series), figure, report(series, plan.restarts))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -27,6 +27,7 @@ DISTANCES = np.array([0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5])
 FLIPS = np.array([0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5])
 SAMPLED = np.array([2, 4])  # of `DISTANCES`, by Monte Carlo too
 N_CHAINS = 4
+REFERENCE_AXES = (["R"], ["R?"], ["Q?"])  # first axes of arrays with an entry for each machine
 
 
 class Solver(NamedTuple):
@@ -65,7 +66,7 @@ class Plan:
         A number out of its range.
     """
 
-    restarts: int = 5
+    restarts: int = 10
     n_hidden: int = 9
     n_train: int = 200
     n_samples: int = 300
@@ -144,10 +145,26 @@ class BinarySeries:
     energy: FlipEnergyProfile
     sampled: BinaryEntropyCurve
 
+    def solved(self) -> BinarySeries:
+        """Return the machines that make no training error alone; raises ValueError where there is none."""
+        right = self.minima.train_error == 0
+        if not right.any():
+            raise ValueError(
+                f"{self.label}: every restart makes training errors on {self.minima.n_train} patterns; take fewer"
+            )
+        parts = {name: _some(getattr(self, name), right) for name in ("minima", "entropy", "energy", "sampled")}
+        return replace(self, **parts)
+
     @property
     def noise(self) -> NDArray[np.float64]:
         """Flip probabilities of `energy`."""
         return self.energy.flip_probability
+
+
+def _some(result: StoredResult, which: NDArray[np.bool_]):
+    """The result with these of its references alone."""
+    axes = {name: form.split()[1:2] for name, form in result.layout.items()}
+    return replace(result, **{name: getattr(result, name)[which] for name in axes if axes[name] in REFERENCE_AXES})
 
 
 def measure(folder: Path, plan: Plan, *, n_jobs: int) -> list[BinarySeries]:
@@ -172,7 +189,7 @@ def measure(folder: Path, plan: Plan, *, n_jobs: int) -> list[BinarySeries]:
 
 
 def _series(name: str, solver: Solver, folder: Path, plan: Plan, n_jobs: int) -> BinarySeries:
-    """All of one solver."""
+    """Machines of one solver and what is measured around them."""
     minima = _minima(folder / f"{name}.npz", solver, plan, n_jobs)
     data = bpflat.load_reduced_fashion_mnist(plan.n_train)
     problem = minima.weights.astype(np.float64), data.train_patterns, data.train_labels
