@@ -41,7 +41,7 @@ SOLVERS = {
     # pictures have much in common, so that weights are frozen together: more replicas and smaller steps than by default
     "focusing": Solver("focusing BP", partial(binary.focusing_bp, n_replicas=20.0, n_steps=40)),
     "decimation": Solver("BP decimation", partial(binary.decimated_bp, n_steps=100)),
-    "rounded-sgd": Solver("SGD, rounded", binary.rounded_sgd),
+    "rounded-sgd": Solver("rounded SGD", binary.rounded_sgd),
 }
 
 
