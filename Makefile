@@ -48,8 +48,9 @@ docs: $(VENV)/.installed-docs  ## build the manual: build/docs/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q $(ARGS) docs build/docs
 	@echo "the manual: build/docs/index.html"
 
+# Workers share out the tests, one thread each; few of them, as each holds torch in memory.
 test: $(VENV)/.installed-test  ## run the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 fuzz: $(VENV)/.installed-test  ## try every damaged or made-up file and wrong command line, not a sample (hours)
 	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)

@@ -5,9 +5,9 @@ The problem is the reduced Fashion-MNIST (N = 784, K = 9, P = 500), all with one
 1. the speed of training in the span of the patterns over training in the inputs, for rSGD with 40 replicas (4
    restarts of 10) and for eSGD with 4 restarts, noise and all; both must reach the same weights after an epoch;
 2. the floating-point rate of the compiled steps of rSGD over that of a 2048³ float32 matrix product in the same
-   process.  Only the two products of a step are counted, 4 B K (P + 1)/2 a replica; all of a step is timed: slopes,
+   process.  Only the two products of a step are counted, 4 B K (P + 1)/2 per replica; all of a step is timed: slopes,
    attraction and normalisation, too;
-3. the speed of rSGD over one torch model a replica, with autograd and torch.optim.SGD, in a Python loop; both must
+3. the speed of rSGD over one torch model per replica, with autograd and torch.optim.SGD, in a Python loop; both must
    reach the same weights after an epoch.
 """
 
@@ -161,7 +161,7 @@ def speed_over_loop(patterns: np.ndarray, labels: np.ndarray) -> float:
             loop.run_epoch(e := next(epoch), orders(e))
 
     batched, looped = (t / TURN for t in median_seconds(batched_turn, looped_turn, repeats=ROUNDS))
-    print(f"one torch model a replica, in a loop: {1e3 * looped:.1f} ms an epoch")
+    print(f"one torch model per replica, in a loop: {1e3 * looped:.1f} ms an epoch")
     print(f"batched: {1e3 * batched:.1f} ms an epoch (largest difference of a weight after one: {difference:.0e})")
     print(verdict("speed of the batch over the loop", looped / batched, 10))
     return looped / batched

@@ -15,6 +15,7 @@ import numpy as np
 from bpflat import LocalEnergyProfile, LocalEntropyCurve, __version__, local_energy, local_entropy
 from bpflat.arguments import check_weights
 from bpflat.datasets import load_reduced_fashion_mnist
+from bpflat.display import table_of
 from bpflat.entropy import METHODS
 from bpflat.programs import run_command
 from bpflat.provenance import Provenance
@@ -56,7 +57,6 @@ examples:
 SCALES = ("multiplicative", "isotropic", "filter")  # as in `bpflat.flatness`, which takes seconds to import
 ENERGY_OPTIONS = ["tolerance", "subset", "antithetic", "compile"]  # of `bpflat flatness` without --entropy, and with it
 ENTROPY_OPTIONS = ["scale", "beta", "n_chains", "max_passes"]
-WEIGHED = {"count": "no more errors than the reference's", "cost": "errors at the cost beta"}  # what Φ is of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,8 +81,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("weights", type=Path, metavar="WEIGHTS.npz")
         command.add_argument("--data", type=Path, metavar="FILE.npz", help="arrays `patterns` and `labels`")
         command.add_argument("--n-train", type=int, help="bundled patterns to draw (default: as trained on, or 500)")
-        command.add_argument("--data-seed", type=int, help="of that draw (default: as trained on, or 0)")
-        command.add_argument("--seed", type=int, default=0, help="of what is sampled (default: 0)")
+        command.add_argument("--data-seed", type=int, help="seed of that draw (default: as trained on, or 0)")
+        command.add_argument("--seed", type=int, default=0, help="seed of all samples (default: 0)")
         command.add_argument("--jobs", type=int, default=1, help="processes over references (-1: one per core)")
         _output_options(command)
         command.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
@@ -96,12 +96,12 @@ def parser() -> argparse.ArgumentParser:
     entropy.add_argument(
         "--beta", type=float, help="cost of a training error (default: those of the reference are allowed)"
     )
-    entropy.add_argument("--n-samples", type=int, default=4000, help="of mcmc, a chain (default: 4000)")
-    entropy.add_argument("--device", help="of bp and ep: references together, on cuda or cpu (default: one by one)")
+    entropy.add_argument("--n-samples", type=int, default=4000, help="samples per chain of mcmc (default: 4000)")
+    entropy.add_argument("--device", help="cuda or cpu: bp and ep solve references together (default: one by one)")
     energy = measuring("energy", "Local energy δE(w, σ) (eq. 4), a fraction of the patterns.")
     energy.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.1 * i for i in range(1, 11)])
     energy.add_argument("--method", choices=("sampling", "exact"), default="exact", help="(default: exact)")
-    energy.add_argument("--n-samples", type=int, default=1000, help="of sampling (default: 1000)")
+    energy.add_argument("--n-samples", type=int, default=1000, help="draws of sampling (default: 1000)")
     _flatness_options(commands)
     info = commands.add_parser("info", help="Say what a stored result holds.", description="Say what a result holds.")
     info.add_argument("result", type=Path, metavar="RESULT.npz")
@@ -123,17 +123,19 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--model-options", type=parse_json, default={}, metavar="JSON", help="keyword arguments")
     flatness.add_argument("--weights", type=Path, metavar="FILE", help="(default: as the factory makes them)")
     flatness.add_argument("--data", type=Path, required=True, metavar="FILE_OR_DIR")
-    flatness.add_argument("--transform", metavar="MODULE:NAME", help="of PIL images (default: to a tensor in [0, 1])")
+    flatness.add_argument("--transform", metavar="MODULE:NAME", help="maps PIL images (default: to a tensor in [0, 1])")
     flatness.add_argument("--forward", metavar="MODULE:NAME", help="calls the model (default: with the inputs)")
-    flatness.add_argument("--loss", metavar="MODULE:NAME", help="of each pattern (default: cross-entropy)")
-    flatness.add_argument("--error", metavar="MODULE:NAME", help="of each pattern (default: a wrong class)")
+    flatness.add_argument("--loss", metavar="MODULE:NAME", help="loss of each pattern (default: cross-entropy)")
+    flatness.add_argument("--error", metavar="MODULE:NAME", help="error of each pattern (default: a wrong class)")
     flatness.add_argument("--sigmas", type=float, nargs="+", metavar="σ", default=[0.05 * i for i in range(1, 7)])
     flatness.add_argument("--entropy", action="store_true", help="measure the local entropy instead of the energy")
-    flatness.add_argument("--scale", choices=SCALES, help="of --entropy: of the noise (default: multiplicative)")
-    flatness.add_argument("--beta", type=float, help="of --entropy: cost of an error, or of a unit of a loss")
-    flatness.add_argument("--n-chains", type=int, help="of --entropy (default: 4)")
-    flatness.add_argument("--max-passes", type=int, help="of --entropy: where chains disagree (default: 200,000)")
-    flatness.add_argument("--n-samples", type=int, help="draws at each σ (default: 100), or sweeps of a chain (400)")
+    flatness.add_argument("--scale", choices=SCALES, help="scales of the noise of --entropy (default: multiplicative)")
+    flatness.add_argument("--beta", type=float, help="cost of an error, or of a unit of a loss, for --entropy")
+    flatness.add_argument("--n-chains", type=int, help="chains of --entropy (default: 4)")
+    flatness.add_argument("--max-passes", type=int, help="most passes of --entropy at one σ (default: 200,000)")
+    flatness.add_argument(
+        "--n-samples", type=int, help="draws at each σ (default: 100), or sweeps per chain of --entropy (400)"
+    )
     flatness.add_argument("--tolerance", type=float, help="stop at this standard error")
     flatness.add_argument("--subset", type=int, help="patterns that each draw sees (default: all)")
     flatness.add_argument("--parameters", choices=("all", "weights"), default="all", help="(default: all trainable)")
@@ -142,7 +144,7 @@ def _flatness_options(commands) -> None:
     flatness.add_argument("--batch-size", type=int)
     flatness.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU if there is one)")
     flatness.add_argument("--precision", choices=("float32", "tf32", "bfloat16", "float16"))
-    flatness.add_argument("--compile", action="store_true", help="by torch.compile")
+    flatness.add_argument("--compile", action="store_true", help="compile the model by torch.compile")
     flatness.add_argument("--seed", type=int, default=0, help="(default: 0)")
     _output_options(flatness)
     flatness.add_argument("--out", type=Path, metavar="RESULT.npz", help="store the result")
@@ -168,7 +170,7 @@ def _answer(arguments: argparse.Namespace) -> None:
         result.save(arguments.out)
     if arguments.plot:
         _plot(result, arguments.plot)
-    print(json.dumps(as_record(result)) if arguments.json else as_table(result))
+    print(json.dumps(as_record(result)) if arguments.json else table_of(result))
 
 
 def _measure(arguments: argparse.Namespace) -> LocalEntropyCurve | LocalEnergyProfile:
@@ -284,37 +286,6 @@ def as_record(result: LocalEntropyCurve | LocalEnergyProfile) -> dict:
 
     derived = {"measure": result.measure} if isinstance(result, LocalEntropyCurve) else {}
     return {name: plain(value) for name, value in vars(result).items()} | derived
-
-
-def as_table(result: LocalEntropyCurve | LocalEnergyProfile) -> str:
-    """Lines for people: a block a reference, a row a point."""
-    if isinstance(result, LocalEntropyCurve):
-        title = f"local entropy by {result.method}, {WEIGHED[result.measure]}"
-        names = ["delta", "distance", "log_z", "phi", "std_error", "beta"]
-        if result.sigma is not None:
-            names = ["sigma", *names[1:], "rhat", "ess", "passes"]
-        if result.learning_coefficient is not None:
-            names += ["learning_coefficient", "learning_coefficient_error"]
-        shape, n_failed = result.phi.shape, int(np.count_nonzero(~result.converged))
-    else:
-        title = "local energy"
-        names = ["sigma", "delta_error", "std_error"]
-        names += ["delta_loss", "loss_std_error"] if result.delta_loss is not None else []
-        shape, n_failed = result.delta_error.shape, 0
-    columns = [np.broadcast_to(getattr(result, name), shape).reshape(-1, shape[-1]) for name in names]
-    widths = [max(12, len(name)) for name in names]
-    lines = []
-    for r, error in enumerate(np.atleast_1d(result.train_error)):
-        lines.append(f"{title}, reference {r}, training error {error:.2%}")
-        lines.append(" ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
-        for i in range(shape[-1]):
-            row = zip(columns, widths, strict=True)
-            lines.append(" ".join(f"{column[r, i]:{width}.5g}" for column, width in row))
-    if n_failed:
-        lines.append(f"{n_failed} points did not converge (nan)")
-    if isinstance(result, LocalEntropyCurve) and result.sigma is not None and result.message is not None:
-        lines += [f"σ = {s:g}: {message}" for s, message in zip(result.sigma, result.message, strict=True) if message]
-    return "\n".join(lines)
 
 
 def _plot(result, path: Path) -> None:

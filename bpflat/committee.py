@@ -112,7 +112,7 @@ def error(
     labels : array_like, shape (P,)
         ±1.
     balanced : bool
-        Average the error of the two classes instead of the patterns, so that a constant answer errs on 1/2.
+        Average the error of the two classes instead of the patterns, so that the error of a constant answer is 1/2.
 
     Returns
     -------

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bpflat.arguments import check_array, check_count, check_flag
+from bpflat.display import Brief
 from bpflat.reading import MODEST, read_arrays, read_bytes
 
 FILE_NAME = "reduced_fashion_mnist.npz"
@@ -19,21 +20,28 @@ SHA256 = "85840e74ade318e16f5213a9568ad2e6c9b1c1b48bf80a7c04f1b8da2da8fb24"
 N_INPUTS = 28 * 28
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ReducedFashionMNIST:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ReducedFashionMNIST(Brief):
     """Patterns and labels, and where they stand in Fashion-MNIST.
 
     Attributes
     ----------
     train_patterns : ndarray of float64, shape (P, 784)
-        ±1, a picture a row, pixels row by row.
+        ±1, one picture per row, pixels row by row.
     train_labels : ndarray of float64, shape (P,)
         +1 for Dress, -1 for Coat.
     test_patterns, test_labels : ndarray of float64, shapes (677, 784) and (677,)
         The same of the whole filtered test split.  It holds 74 dresses and 603 coats: the constant answer -1
-        errs on 10.9 % of it, so look at the balanced error too (`bpflat.committee.error(..., balanced=True)`).
+        is wrong on 10.9 % of it, so look at the balanced error too (`bpflat.committee.error(..., balanced=True)`).
     train_indices, test_indices : ndarray of int64, shapes (P,) and (677,)
         Positions, from 0, in the 60,000 training and the 10,000 test pictures of Fashion-MNIST.
+
+    Examples
+    --------
+    >>> from bpflat import load_reduced_fashion_mnist
+    >>> data = load_reduced_fashion_mnist(20)
+    >>> data.train_patterns.shape, data.test_labels.shape
+    ((20, 784), (677,))
     """
 
     train_patterns: NDArray[np.float64]

@@ -103,7 +103,7 @@ def local_entropy(
         Cost β of a training error: each w' weighs ``e^{-β E(w')}`` and none is forbidden.  Φ is then the canonical
         quantity, with ``log Z + β⟨E⟩`` for log Z in the Legendre transform.  By default w' are counted as in eq. 3.
     betas : array_like, shape (B,), optional
-        Costs from 0 to 1e6, rising, at which `LocalEntropyCurve.cumulants` shall give ``log ⟨e^{-βE}⟩``, the cumulant
+        Costs from 0 to 1e6, rising, at which `LocalEntropyCurve.cumulants` gives ``log ⟨e^{-βE}⟩``, the cumulant
         generating function of the number of errors under the prior.  Each takes "bp" and "ep" as long as the curve;
         "mcmc" takes about twice as long for all of them.
     prior_scale : array_like, shape (K, N) or that of weights, or "multiplicative", optional
@@ -111,10 +111,10 @@ def local_entropy(
         "multiplicative" is ``s = |w|``, the noise of eq. 4 with σ = √Δ.  By default s is the root mean square of the
         weights of a hidden unit, ``|w_k|/√N``: the prior N(w, Δ) of rows with norm √N.  Weights with s = 0 stay.
     predict_at : array_like, shape (Q, N), optional
-        New patterns at which the w' that Φ counts shall vote, for `LocalEntropyCurve.predict` and `.test_error`.  The
-        curve holds Q numbers a point for it, by "mcmc" as many again for each chain.
+        New patterns on which the w' that Φ counts are to vote, for `LocalEntropyCurve.predict` and `.test_error`.  The
+        curve holds Q numbers per point for it, by "mcmc" as many again for each chain.
     marginals : bool
-        Whether the curve shall hold means and variances of these w': 2KN numbers a point, by "mcmc" 4KN.  Either of the
+        Whether to hold means and variances of these w' too: 2KN numbers per point, by "mcmc" 4KN.  Either of the
         two adds their overlaps.
     seed : int, optional
         Seed of "mcmc": point i of reference r always draws from the same stream, whatever else is asked for.
@@ -241,7 +241,7 @@ def local_entropy(
 
 
 def _question(problem: Problem, predict_at: ArrayLike | None, marginals: bool) -> Question | None:
-    """What curves shall tell of local posteriors, if anything."""
+    """What is asked of the local posteriors, if anything."""
     marginals = check_flag("marginals", marginals)
     if predict_at is None:
         return Question(None, marginals) if marginals else None

@@ -29,6 +29,14 @@ class Provenance:
         Version of bpflat, numpy, torch and python, by name; empty where a file does not say.
     git_revision : str
         Commit of the checkout, with "-dirty" where files were changed, or "unknown".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import local_energy
+    >>> profile = local_energy(np.ones((1, 3)), np.ones((1, 3)), [1], sigmas=[0.5], method="exact")
+    >>> sorted(profile.provenance.versions)
+    ['bpflat', 'numpy', 'python', 'torch']
     """
 
     versions: dict[str, str] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_axes
+from bpflat.display import Brief, Tabulated
 from bpflat.layout import check_finite
 from bpflat.posterior import HeldPosterior
 from bpflat.storage import StoredResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Floats = NDArray[np.float64]
+_WEIGHED = {"count": "no more errors than the reference's", "cost": "errors at the cost beta"}  # what Φ is of
 
 
 def check_references(fields: Mapping[str, Any]) -> None:
@@ -33,7 +35,7 @@ def _check_together(fields: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} must all be there, or none")
 
 
-class Curves(StoredResult):
+class Curves(Tabulated, StoredResult):
     """Base of results that are curves with standard errors, one per reference."""
 
     labels: ClassVar[tuple[str, str]]
@@ -93,8 +95,8 @@ def _new_axes() -> Axes:
     return plt.figure().add_subplot()
 
 
-@dataclass(frozen=True, eq=False)
-class Cumulants:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cumulants(Brief):
     """The cumulant generating function ``log ⟨e^{-β E(w')}⟩`` of the number of training errors under the prior.
 
     It leads from the local energy to the local entropy: its slope at β = 0 is -⟨E⟩, that is ``-P (δE + E_train)``, and
@@ -115,6 +117,17 @@ class Cumulants:
     mean_std_error : ndarray, shape (S, B), optional
         Standard error of `mean_errors`, where a torch model was sampled.  Where a smooth loss was measured, E is
         ``n (L − L₀)``, and ``β mean_errors`` the learning coefficient λ̂(β).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import committee, local_entropy
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
+    >>> labels = committee.predict(weights, patterns)
+    >>> found = local_entropy(weights, patterns, labels, [0.1], betas=[0.0, 1.0, 10.0]).cumulants()
+    >>> found.log_mean_exp.shape, bool((np.diff(found.log_mean_exp) < 0).all())
+    ((1, 3), True)
     """
 
     beta: NDArray[np.float64]
@@ -124,9 +137,9 @@ class Cumulants:
     mean_std_error: NDArray[np.float64] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LocalEntropyCurve(Curves, HeldPosterior):
-    """Local entropy around one reference or R of them, one entry a point.
+    """Local entropy around one reference or R of them, one entry per point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
 
@@ -208,8 +221,8 @@ class LocalEntropyCurve(Curves, HeldPosterior):
     >>> patterns, weights = rng.choice([-1.0, 1.0], size=(50, 101)), rng.normal(size=(3, 101))
     >>> labels = committee.predict(weights, patterns)
     >>> curve = local_entropy(weights, patterns, labels, distances=[0.05, 0.1])
-    >>> curve.method, curve.measure, curve.train_error
-    ('bp', 'count', 0.0)
+    >>> curve  # doctest: +ELLIPSIS
+    LocalEntropyCurve(method='bp', distance=(2,) in [0.05, 0.1], phi=(2,) in [...], converged=2 of 2, train_error=0)
     >>> curve.save("curve.npz")  # doctest: +SKIP
     >>> LocalEntropyCurve.load("curve.npz") == curve  # doctest: +SKIP
     True
@@ -234,6 +247,8 @@ class LocalEntropyCurve(Curves, HeldPosterior):
         **HeldPosterior.posterior_layout,
     }
     _columns = ("distance", "phi", "std_error")
+    _brief = ("method", "distance", "phi", "std_error", "converged", "train_error")
+    _if_finite = ("std_error", "beta", "rhat", "ess", "passes", "learning_coefficient", "learning_coefficient_error")
     labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     delta: NDArray[np.float64]
@@ -293,8 +308,20 @@ class LocalEntropyCurve(Curves, HeldPosterior):
         """
         return "cost" if np.isfinite(self.beta).any() else "count"
 
+    @property
+    def _always(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("delta" if self.sigma is None else "sigma", "distance", "log_z", "phi")
 
-@dataclass(frozen=True, eq=False)
+    def _title(self) -> str:
+        return f"local entropy by {self.method} ({_WEIGHED[self.measure]})"
+
+    def _notes(self) -> Iterator[str]:
+        yield from super()._notes()
+        if self.sigma is not None and self.message is not None:
+            yield from (f"σ = {s:g}: {why}" for s, why in zip(self.sigma, self.message, strict=True) if why)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class LocalEnergyProfile(Bands):
     """The local energy δE against the noise amplitude σ (eq. 4).
 
@@ -345,6 +372,9 @@ class LocalEnergyProfile(Bands):
         "reference": "U Q?",
     }
     _columns = ("sigma", "delta_error", "std_error")
+    _always = _columns
+    _if_finite = ("delta_loss", "loss_std_error")
+    _brief = (*_columns, *_if_finite, "train_error", "train_loss", "n_samples")
     labels = (r"noise amplitude $\sigma$", r"local energy $\delta E_\mathrm{train}(w, \sigma)$")
 
     sigma: NDArray[np.float64]
@@ -363,3 +393,6 @@ class LocalEnergyProfile(Bands):
         check_references(vars(self))
         check_finite(vars(self), "sigma")
         _check_together(vars(self), "train_loss", "delta_loss", "loss_std_error")
+
+    def _title(self) -> str:
+        return "local energy"

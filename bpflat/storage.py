@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.arguments import check_path
+from bpflat.display import Brief
 from bpflat.layout import check_layout
 from bpflat.locks import locked
 from bpflat.provenance import Provenance
@@ -207,8 +208,8 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{path} is damaged or was made by another version: {reason(error)}; make it again") from error
 
 
-@dataclass(frozen=True, eq=False)
-class StoredResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class StoredResult(Brief):
     """Base of results that are frozen dataclasses of arrays, numbers and text: files and comparison.
 
     Two results are equal if they are of one class and their files would hold the same numbers and text, NaN being equal

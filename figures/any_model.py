@@ -85,7 +85,7 @@ def draw(minima: Sequence[Minimum]) -> Figure:
     add_letters(panels.flat)
     common = {"linestyle": "none", "color": "0.3", "marker": "o"}
     looks = [(ALGORITHMS[name], {"color": DEEP_LOOKS[name].color}) for name in algorithms_of(minima)]
-    looks += [(NAMES[name], {"marker": MARKERS[name]}) for name in architectures_of(minima)]
+    looks += [(text, {"marker": MARKERS[name]}) for name, text in names_of(minima).items()]
     handles = [plt.Line2D([], [], label=label, **(common | look)) for label, look in looks]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.5)
     return figure
@@ -120,6 +120,12 @@ def architectures_of(minima: Sequence[Minimum]) -> list[str]:
     return list(dict.fromkeys(m.architecture for m in minima))
 
 
+def names_of(minima: Sequence[Minimum]) -> dict[str, str]:
+    """Architectures in words, with the factor by which their σ differ from those that labels give, the first's."""
+    factors = {m.architecture: m.sigma[-1] / minima[0].sigma[-1] for m in minima}
+    return {name: NAMES[name] + (f" ({factor:g} σ)" if factor != 1 else "") for name, factor in factors.items()}
+
+
 def bridged(minima: Sequence[Minimum]) -> list[Minimum]:
     """The last minimum of each architecture and algorithm."""
     return list({(m.architecture, m.algorithm): m for m in minima}.values())
@@ -127,7 +133,7 @@ def bridged(minima: Sequence[Minimum]) -> list[Minimum]:
 
 def draw_bridge(minima: Sequence[Minimum]) -> Figure:
     """The way from δE to Φ: ``−log ⟨e^{−βE}⟩`` at the largest σ of one minimum of each algorithm, by architecture."""
-    names = architectures_of(minima)
+    names = names_of(minima)
     size = 0.5 + 2.5 * len(names), 3.0
     figure, (panels,) = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     for axes, name in zip(panels, names, strict=True):
@@ -135,7 +141,7 @@ def draw_bridge(minima: Sequence[Minimum]) -> Figure:
             if minimum.architecture == name:
                 bridge(axes, minimum)
         axes.set(xlabel=r"cost of an error $\beta$", xscale="log", yscale="log")
-        axes.set_title(NAMES[name], fontsize=7, loc="right")
+        axes.set_title(names[name], fontsize=7, loc="right")
     panels[0].set_ylabel(r"$-\log\,\langle e^{-\beta E}\rangle$ (nats)")
     add_letters(panels)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -181,7 +187,7 @@ def summary(trained: Sequence[Minimum], minima: Sequence[Minimum]) -> str:
     sigmas = minima[0].sigma
     heads = [f"{text}({sigma:g}), {NOISES[scale]}" for scale in SCALES for sigma in sigmas for text in ("10³ Φ", "δE")]
     rows = [["architecture", "algorithm", "minima", "epochs", "test error, %", "balanced, %", *heads]]
-    for name in architectures_of(trained):
+    for name, text in names_of(trained).items():
         for algorithm in algorithms_of(trained):
             alike = [
                 [m for m in some if (m.architecture, m.algorithm) == (name, algorithm)] for some in (trained, minima)
@@ -189,7 +195,7 @@ def summary(trained: Sequence[Minimum], minima: Sequence[Minimum]) -> str:
             here = alike[1]
             epochs = [m.epochs for m in here]
             cells = [
-                NAMES[name],
+                text,
                 ALGORITHMS[algorithm],
                 f"{len(here)} of {len(alike[0])}",
                 f"{min(epochs)}–{max(epochs)}" if epochs else "—",
@@ -219,7 +225,7 @@ def agreement(minima: Sequence[Minimum]) -> str:
     sigmas = minima[0].sigma
     coefficients = [f"{kind}, σ = {sigma:g}" for sigma in sigmas for kind in ("Spearman ρ", "Kendall τ")]
     rows = [["noise", "architecture", "between", "and", *coefficients]]
-    parts = {name: [m for m in minima if m.architecture == name] for name in architectures_of(minima)}
+    parts = {text: [m for m in minima if m.architecture == name] for name, text in names_of(minima).items()}
     for scale in SCALES:
         for name, part in parts.items():
             for x, y in PAIRS:
@@ -228,7 +234,7 @@ def agreement(minima: Sequence[Minimum]) -> str:
                     for s in range(len(sigmas))
                     for kind in ("spearman", "kendall")
                 ]
-                rows.append([NOISES[scale], NAMES[name], x, y, *map(correlation_text, found)])
+                rows.append([NOISES[scale], name, x, y, *map(correlation_text, found)])
         for x, y in PAIRS:
             pooled = [correlation(minima, x, y, scale, s) for s in range(len(sigmas))]
             cells = [cell for text in map(correlation_text, pooled) for cell in (text, "—")]

@@ -143,7 +143,7 @@ def rows_of(study: Mapping[str, Sequence[Draw]]):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the program."""
     parser.add_argument(
-        "--draws", type=at_least_two, default=10, help="of natural and of balanced patterns (default: 10)"
+        "--draws", type=at_least_two, default=10, help="draws of natural and of balanced patterns each (default: 10)"
     )
     parser.add_argument(
         "--readings", nargs="+", metavar="NAME", choices=READINGS, default=list(READINGS), help=", ".join(READINGS)

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 import bpflat
 from bpflat import LocalEntropyCurve
 from figures.draw.style import LOOKS, add_letters
-from figures.measure.measures import problem_of, stored, weights_of
+from figures.measure.measures import problem_of, stored, trained_minima, weights_of
 from figures.program import Output, run_program
 from training.committee.protocols import PROTOCOLS
 from training.committee.results import TrainedMinima
@@ -57,11 +57,8 @@ def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: i
         When `folder` cannot be written.
     """
     curves: Curves = {}
-    for name in PROTOCOLS:
-        path = minima / f"{name}.npz"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is not there; make it: python -m figures.fig1 --results {minima}")
-        trained = TrainedMinima.load(path)
+    for trained in trained_minima(minima):
+        name = trained.protocol.name
         curves[name] = {}
         for method in METHODS:
             options = {"seed": 0, "n_samples": n_samples, "n_jobs": n_jobs} if method == "mcmc" else {}

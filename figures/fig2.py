@@ -58,7 +58,7 @@ def averaged(runs: Sequence[DeepRun]) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def draw(groups: Groups, networks: Sequence[str]) -> Figure:
-    """One panel a network; what was run is said in its title."""
+    """One panel per network; what was run is said in its title."""
     figure, panels = plt.subplots(1, len(networks), figsize=(4.2 * len(networks), 3.4), squeeze=False)
     for axes, network in zip(panels[0], networks, strict=True):
         lowest: list[float] = []

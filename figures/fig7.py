@@ -127,9 +127,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.deep.images reads it"
     )
-    parser.add_argument("--pgdl", type=Path, metavar="FOLDER", help="of a task of the PGDL data, such as task1_v4")
     parser.add_argument(
-        "--results", type=Path, help="of networks and pictures (default: fig7, fig7-PRESET or fig7-pgdl)"
+        "--pgdl", type=Path, metavar="FOLDER", help="folder of a task of the PGDL data, such as task1_v4"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="folder of networks and pictures (default: fig7, fig7-PRESET or fig7-pgdl)"
     )
     for name, kind, what in (
         ("dropout", float, "probabilities"),

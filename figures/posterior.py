@@ -33,7 +33,7 @@ and how far the others are from them."""
 
 
 def draw(measured: Sequence[Measured]) -> Figure:
-    """One column an algorithm: Gibbs and Bayes error against d, the plain test error above the balanced one."""
+    """One column per algorithm: Gibbs and Bayes error against d, the plain test error above the balanced one."""
     figure, rows = plt.subplots(2, len(measured), figsize=(7.4, 3.8), sharex=True, sharey="row")
     for column, one in zip(rows.T, measured, strict=True):
         protocol = one.minima.protocol

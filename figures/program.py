@@ -28,7 +28,7 @@ EXPECTED = (ImportError, FloatingPointError, SweepError)
 
 @dataclass(frozen=True)
 class Output:
-    """What a program has made, as NAME.pdf, NAME.png, NAME.csv and NAME.md of one folder.
+    """What a program has made, as NAME.pdf, NAME.png, NAME.csv and NAME.md in one folder.
 
     Attributes
     ----------
@@ -211,7 +211,9 @@ def evolution(name: str, description: str, row: str, argv: Sequence[str] | None 
 
     def add_options(parser: argparse.ArgumentParser) -> None:
         add_runs_option(parser)
-        parser.add_argument("--row", choices=RECIPES, metavar="ROW", default=row, help=f"of Table 1 (default: {row})")
+        parser.add_argument(
+            "--row", choices=RECIPES, metavar="ROW", default=row, help=f"row of Table 1 (default: {row})"
+        )
 
     def make(arguments: argparse.Namespace) -> Output:
         by_network = load_profiles(arguments.results, [arguments.row])

@@ -128,7 +128,7 @@ def table(networks: dict[int, Measured]) -> Iterator[tuple]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the program."""
-    parser.add_argument("--weights", type=Path, metavar="FOLDER", help="of the published .th files")
+    parser.add_argument("--weights", type=Path, metavar="FOLDER", help="folder of the published .th files")
     parser.add_argument(
         "--data", type=Path, metavar="FILE_OR_FOLDER", help="CIFAR-10, as training.deep.images reads it"
     )

@@ -78,7 +78,7 @@ def over_cluster(
 
 
 class _Crew:
-    """Workers that are accepted, and what they are at."""
+    """The accepted workers, and the calls that they work on."""
 
     def __init__(self, client, packages: Sequence[str]):
         self.client, self.packages = client, tuple(packages)
@@ -91,7 +91,7 @@ class _Crew:
         self.at_work: dict[Any, tuple[int, str]] = {}  # number and worker of the future of a call
 
     def look_around(self) -> list[int]:
-        """Ask workers that came who they are; returns numbers of the calls that were lost with workers that went."""
+        """Ask new workers for their identity; returns the numbers of the calls lost with workers that left."""
         try:
             self.threads = self.client.nthreads()
         except Exception as error:  # of whatever lies between
@@ -180,7 +180,7 @@ def identity(packages: tuple[str, ...]) -> dict[str, str]:
 
 @functools.cache  # what changes later is not what this process has imported
 def _digest(package: str) -> str:
-    """Begin of the SHA-256 of the modules of a package, and of their names."""
+    """First digits of the SHA-256 of the modules of a package, and of their names."""
     digest = hashlib.sha256()
     for folder in map(Path, importlib.import_module(package).__path__):
         for path in sorted(folder.rglob("*.py")):

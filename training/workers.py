@@ -167,7 +167,7 @@ def add_worker_options(p: argparse.ArgumentParser, jobs: int | None) -> None:
     p.add_argument(
         "--jobs", type=int, default=jobs, help=f"processes of this machine (default: {jobs}; -1: one per core)"
     )
-    p.add_argument("--chunk", type=int, metavar="N", help="train N restarts a task, to spread them (default: all)")
+    p.add_argument("--chunk", type=int, metavar="N", help="train N restarts per task, to spread them (default: all)")
     p.add_argument(
         "--scheduler",
         metavar="ADDRESS",

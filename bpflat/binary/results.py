@@ -16,9 +16,9 @@ from bpflat.signs import shell_entropy
 _Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BinaryEntropyCurve(Curves):
-    """Local entropy around one reference of weights ±1, or R of them, one entry a point.
+    """Local entropy around one reference of weights ±1, or R of them, one entry per point.
 
     Arrays have shape (D,) for one reference of shape (K, N) and (R, D) for references (R, K, N).
 
@@ -75,6 +75,9 @@ class BinaryEntropyCurve(Curves):
         "reference": "U Q?",
     }
     _columns = ("distance", "phi", "std_error")
+    _brief = ("method", "distance", "phi", "std_error", "converged", "train_error")
+    _always = ("gamma", "distance", "log_z", "phi", "entropy")
+    _if_finite = ("std_error", "beta")
     labels = ("Hamming distance $d$", r"local entropy $\Phi$ (nats/weight)")
 
     gamma: _Floats
@@ -100,8 +103,11 @@ class BinaryEntropyCurve(Curves):
         """Log number of the allowed weights at distance d, ``Φ + H(d)``, nats per weight."""
         return self.phi + shell_entropy(self.distance)
 
+    def _title(self) -> str:
+        return f"local entropy of weights ±1 by {self.method}"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class FlipEnergyProfile(Bands):
     """The local energy of weights ±1 against the probability that one flips.
 
@@ -143,6 +149,8 @@ class FlipEnergyProfile(Bands):
         "reference": "U Q?",
     }
     _columns = ("flip_probability", "delta_error", "std_error")
+    _always = _columns
+    _brief = (*_columns, "train_error", "n_samples")
     labels = ("probability $p$ of a flip", r"local energy $\delta E_\mathrm{train}(w, p)$")
 
     flip_probability: _Floats
@@ -157,3 +165,6 @@ class FlipEnergyProfile(Bands):
         super().check()
         check_references(vars(self))
         check_finite(vars(self), "flip_probability")
+
+    def _title(self) -> str:
+        return "local energy of flips"

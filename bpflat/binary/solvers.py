@@ -13,6 +13,7 @@ from scipy.special import expit
 from bpflat.arguments import check_count, check_scalar
 from bpflat.binary.problem import check_unanchored
 from bpflat.committee import answers
+from bpflat.display import Brief
 from bpflat.estimators.binary import Answer, BinaryNodes, anchored, replicated
 from bpflat.estimators.newton import newton_krylov
 from bpflat.estimators.problem import Problem
@@ -26,8 +27,8 @@ _SURE = 1 - 1e-15  # largest mean of a weight that a field is made of
 _MAX_STEPS, _HALVINGS = 6, 4
 
 
-@dataclass(frozen=True)
-class Solution:
+@dataclass(frozen=True, repr=False)
+class Solution(Brief):
     """What a solver found.
 
     Attributes

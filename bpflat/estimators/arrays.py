@@ -16,7 +16,7 @@ _NAMESPACES: dict[type, ModuleType] = {}
 
 
 def namespace(array: Array) -> ModuleType:
-    """The functions of the array API for the array, found once a type: many calls are short."""
+    """The functions of the array API for the array, found once per type: many calls are short."""
     kind = type(array)
     if kind not in _NAMESPACES:
         _NAMESPACES[kind] = array_namespace(array)

@@ -103,6 +103,15 @@ class BinaryPoint(Point):
 
     `delta` are the odds ``e^{-2γ} = p/(1 - p)`` of a weight to differ from the reference under the prior, and ``ε =
     d/p - 1`` is the `excess` of the Hamming distance d, a fraction of the weights, over that of the prior.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import binary
+    >>> rng = np.random.default_rng(0)
+    >>> point = binary.volume(rng.choice([-1.0, 1.0], (20, 101)), rng.choice([-1.0, 1.0], 20))
+    >>> point.converged, point.gamma, bool(0 < point.log_z + np.log(2) < np.log(2))
+    (True, 0.0, True)
     """
 
     @property

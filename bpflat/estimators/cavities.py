@@ -118,7 +118,7 @@ class CavityEquations(ABC):
         """Free energy, distance and messages at a fixed point x (..., n)."""
 
     def points(self, root: Root) -> list[Point]:
-        """One point a reference, in order."""
+        """One point per reference, in order."""
         *sums, messages = self.solution(root.x, self.sweep(root.x)[1] if root.extra is None else root.extra)
         log_z, excess, errors, is_valid, delta = (np.reshape(to_numpy(a), -1) for a in (*sums, self.delta))
         residual, converged, n_iter = (np.reshape(a, -1) for a in root[1:4])

@@ -215,7 +215,7 @@ def solve(
     n_jobs : int
         Processes over chains.
     question : Question, optional
-        What the point shall tell of the local posterior; nothing else changes by it.
+        What is asked about the local posterior; nothing else depends on it.
 
     Returns
     -------

@@ -19,7 +19,7 @@ In these variables the terms of the Bethe free energy that grow as N/Δ cancel b
 
     log Z = Σ_μ log Z_μ - ½ Σ_ki [δ_ki²/Δ + log(Δ P_ki)] + ½ Σ_μki [b²(1 - a)/P_ki - log(1 - a)]
 
-with b = x̂_i g_kμ and a = x̂_i² Γ_kμ/P_ki: log Z keeps its relative precision where it is 1e-10 a weight.  Two sets
+with b = x̂_i g_kμ and a = x̂_i² Γ_kμ/P_ki: log Z keeps its relative precision where it is 1e-10 per weight.  Two sets
 of sums: for inputs ±1 (x̂² = 1/N, P_ki = P_k) through the Gram matrix, and for any real inputs.  The latter also know
 scales s of the prior: then all of this is about the weights y = (w' - w)/s, which see the inputs s_ki x̂_i.
 

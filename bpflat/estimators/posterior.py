@@ -27,7 +27,7 @@ _ROUNDING = 1e-10  # of a variance: what is left of it below this is 0
 
 @dataclass(frozen=True)
 class Question:
-    """What shall be told of a local posterior beside its overlaps: votes on patterns (Q, N), marginals of weights."""
+    """What is asked about a local posterior besides its overlaps: votes on patterns (Q, N), marginals of weights."""
 
     patterns: _Floats | None
     marginals: bool
@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is told of the local posterior of one reference at one Δ.
+    """What is known about the local posterior of one reference at one Δ.
 
     Overlaps are those of `bpflat.posterior.HeldPosterior`, and so are votes (Q,), one row a left-out chain (C, Q), and
     moments of the weights (K, N); None where they were not asked for, or have no statistical error.
@@ -81,7 +81,7 @@ class IndependentWeights:
 
 
 def of_gaussian(problem: Problem, weights: GaussianWeights, question: Question) -> Posterior:
-    """What is told of Gaussian weights around one reference."""
+    """What there is to know about Gaussian weights around one reference."""
     reference, mean = problem.weights, weights.mean
     votes = None
     if question.patterns is not None:
@@ -236,7 +236,7 @@ def of_samples(view: View, sums: Sums, question: Question) -> Posterior:
 
 
 def unknown(reference: _Floats, question: Question, n_chains: int | None = None) -> Posterior:
-    """NaN for all that would be told of a point that did not converge; by so many chains, if by any."""
+    """NaN for everything asked about a point that did not converge; by so many chains, if by any."""
     told = Posterior(np.nan, np.nan)
     if question.patterns is not None:
         n_votes = len(question.patterns)

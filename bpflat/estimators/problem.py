@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpflat.committee import in_unit_range, normalised, preactivations
+from bpflat.display import Brief
 from bpflat.estimators.arrays import Array, namespace, to_numpy
 from bpflat.estimators.tables import OutputNode, TableNode, majority_vote
 
@@ -72,8 +73,8 @@ class Inputs:
         return xp.astype(self.gram, xp.float32)
 
 
-@dataclass(frozen=True)
-class Problem:
+@dataclass(frozen=True, repr=False)
+class Problem(Brief):
     """One reference, or R of them, on the same patterns.
 
     Attributes
@@ -108,6 +109,8 @@ class Problem:
     >>> int(problem.n_weights), problem.hidden.shape
     (303, (3, 50))
     """
+
+    _brief = ("weights", "n_errors", "beta")
 
     inputs: Inputs
     labels: Array | None
@@ -192,7 +195,7 @@ class Problem:
         return self._changed(..., beta=beta)
 
     def _changed(self, rows: Any, **changes: Any) -> Problem:
-        """A copy with other attributes that keeps the `grams` of its rows, dear to make, where they are known."""
+        """A copy with other attributes that keeps the `grams` of its rows where they are known: they are expensive."""
         copy = replace(self, **changes)
         if not self.is_isotropic and "grams" in vars(self):
             vars(copy)["grams"] = self.grams[rows]

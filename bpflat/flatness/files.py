@@ -100,7 +100,7 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 class Files(Iterable):
-    """Batches, a file each, read anew at every pass by `read`."""
+    """Batches, one per file, which `read` reads anew at every pass."""
 
     def __init__(self, paths: list[Path], read: Callable[[Path], object]):
         self.paths, self.read = paths, read

@@ -85,7 +85,7 @@ def coupled_parameters(replicas: Sequence[Optimizer]) -> list[list[list[Tensor]]
 def mean_(
     flats: list[Tensor], views: list[Tensor], columns: list[list[Tensor]], y: int, group: dist.ProcessGroup | None
 ) -> list[Tensor]:
-    """Mean over the y replicas of all processes, into `views` of `flats`; one column a replica of this process."""
+    """Mean over the y replicas of all processes, into `views` of `flats`; one column per replica of this process."""
     if not views:
         return views
     torch._foreach_copy_(views, columns[0])

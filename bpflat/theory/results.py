@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bpflat.display import Tabulated
 from bpflat.results import Curves
 from bpflat.signs import log_cosh, shell_entropy
 from bpflat.storage import StoredResult
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Volume(StoredResult):
+@dataclass(frozen=True, eq=False, repr=False)
+class Volume(Tabulated, StoredResult):
     """Replica-symmetric volume of the solutions, one entry for each α.
 
     Attributes
@@ -57,6 +58,9 @@ class Volume(StoredResult):
         **dict.fromkeys(("weights", "labels", "machine"), "U"),
         "kappa": "n",
     }
+    _brief = ("machine", "weights", "labels", "kappa", "alpha", "phi", "converged")
+    _always = ("alpha", "phi", "overlap", "replicon")
+    _if_finite = ("teacher_overlap", "entropy")
 
     alpha: _Floats
     phi: _Floats
@@ -75,8 +79,11 @@ class Volume(StoredResult):
         """Log number of binary solutions, nats per weight: ln 2 + φ; NaN for real weights, which are not counted."""
         return self.phi + np.log(2) if self.weights == "binary" else np.full_like(self.phi, np.nan)
 
+    def _title(self) -> str:
+        return f"volume in the replica-symmetric theory: {self.machine}, {self.weights} weights, {self.labels} labels"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class TheoryCurve(Curves):
     """Replica-symmetric local entropy, one entry for each distance.
 
@@ -119,6 +126,9 @@ class TheoryCurve(Curves):
         **dict.fromkeys(("alpha", "kappa", "reference_kappa"), "n"),
     }
     _columns = ("distance", "phi", "error")
+    _brief = ("machine", "weights", "reference", "alpha", "kappa", "distance", "phi", "converged")
+    _always = ("distance", "phi", "overlap", "replicon")
+    _if_finite = ("entropy",)
     labels = (r"squared distance $d$", r"local entropy $\Phi_{\mathrm{LE}}$ (nats per weight)")
 
     distance: _Floats
@@ -144,6 +154,10 @@ class TheoryCurve(Curves):
         if self.weights != "binary":
             return np.full_like(self.phi, np.nan)
         return self.phi + shell_entropy(self.distance)
+
+    def _title(self) -> str:
+        machine = f"{self.machine}, {self.weights} weights, {self.reference} reference, α = {self.alpha:g}"
+        return f"local entropy in the replica-symmetric theory: {machine}"
 
     @property
     def log_z(self) -> _Floats:

@@ -1,4 +1,4 @@
-"""The local energy of a torchvision model, before and after a few steps of training."""
+"""The local energy of a torchvision model after a few steps of training."""
 
 import torch
 import torchvision

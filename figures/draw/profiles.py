@@ -41,7 +41,7 @@ def draw_evolutions(by_network: ByNetwork) -> Figure:
 
 
 def draw_finals(by_network: ByNetwork) -> Figure:
-    """One panel a network, a line for each algorithm."""
+    """One panel per network, one line per algorithm."""
     figure, panels = plt.subplots(1, len(by_network), figsize=(max(4.0, 2.6 * len(by_network)), 3.1), squeeze=False)
     for axes, (network, algorithms) in zip(panels[0], by_network.items(), strict=True):
         _final(axes, algorithms, network)
@@ -153,7 +153,7 @@ def _what_was_run(algorithms: Sequence[Profiles]) -> str:
 
 
 def report(by_network: ByNetwork) -> str:
-    """The ends of all algorithms in Markdown, and which are flatter or err less."""
+    """The ends of all algorithms in Markdown, and which are flatter or have smaller test errors."""
     ends: list[tuple] = [
         ("network", "algorithm", "seeds", "epochs", "train error (%)", "train loss", "test error (%)", "σ", "δE(σ) (%)")
     ]

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,30 @@ from training.result_file import is_missing, json_object
 from training.workers import Task, carry_out
 
 SCALES = ("multiplicative", "filter")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network, and the noise under which it is measured.
+
+    Attributes
+    ----------
+    model : str
+    options : dict
+        See `training.models.make_model`.
+    unit : float
+        Unit of the σ of a `Plan`: shared weights feel the same noise more, and the chains of Φ take the longer.
+    """
+
+    model: str
+    options: dict
+    unit: float = 1.0
+
+
 ARCHITECTURES = {
-    "one-layer": ("perceptron", {"hidden": (8,)}),
-    "two-layer": ("perceptron", {"hidden": (8, 8)}),
-    "convolutional": ("strided-convnet", {"width": 6}),
+    "one-layer": Architecture("perceptron", {"hidden": (8,)}),
+    "two-layer": Architecture("perceptron", {"hidden": (8, 8)}),
+    "convolutional": Architecture("strided-convnet", {"width": 6}, unit=0.4),
 }
 ENTROPIC: dict[str, dict] = {
     "baseline": {},
@@ -94,7 +114,7 @@ class Plan:
     max_passes : int
         Passes over the patterns, at each σ, after which chains that disagree do not go on.
     sigmas : tuple of float
-        Noise amplitudes σ.
+        Noise amplitudes σ, in the units of the architectures.
     architectures : tuple of str
         Keys of `ARCHITECTURES`.
     n_train : int
@@ -139,15 +159,19 @@ class Plan:
             for setting in SETTINGS:
                 yield architecture, self.recipe(architecture, setting)
 
+    def noise(self, architecture: str) -> tuple[float, ...]:
+        """Noise amplitudes σ of an architecture."""
+        return tuple(ARCHITECTURES[architecture].unit * sigma for sigma in self.sigmas)
+
     def recipe(self, architecture: str, setting: Setting) -> Recipe:
         """How a network is trained."""
-        model, options = ARCHITECTURES[architecture]
+        network = ARCHITECTURES[architecture]
         is_esgd = setting.column == "esgd"
         return Recipe(
             row=f"{architecture}-b{setting.batch}-eta{setting.eta:g}",
             column=setting.column,
-            model=model,
-            model_options=options,
+            model=network.model,
+            model_options=network.options,
             data="fashion-mnist",
             epochs=self.epochs,
             eta=Drops(OUTER_ETA if is_esgd else setting.eta, ()),
@@ -164,7 +188,7 @@ class Plan:
 PLANS = {"full": Plan(seeds=3, n_samples=200, n_draws=1000), "quick": Plan(seeds=1, n_samples=100, n_draws=200)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Minimum(StoredResult):
     """One trained network and both measures of flatness around it.
 
@@ -303,17 +327,19 @@ def measure_missing(plan: Plan, folder: Path, *, n_jobs: int = 1) -> None:
     with contextlib.ExitStack() as claims:
         for seed in range(plan.seeds):
             for architecture, recipe in plan.recipes():
-                path, setting = folder / f"{recipe.name}-seed{seed}.npz", setting_of(plan, recipe, seed)
+                path = folder / f"{recipe.name}-seed{seed}.npz"
+                setting = setting_of(plan, architecture, recipe, seed)
                 if is_missing(path, setting, lambda path: Minimum.load(path).setting, claims):
                     tasks.append(Task(path, path.stem, partial(train_and_measure, plan, architecture, recipe, seed)))
         for _ in carry_out(tasks, n_jobs=n_jobs, bar="minima"):
             pass
 
 
-def setting_of(plan: Plan, recipe: Recipe, seed: int) -> dict:
+def setting_of(plan: Plan, architecture: str, recipe: Recipe, seed: int) -> dict:
     """Everything that decides a result."""
-    names = ("n_train", "stop_loss", "sigmas", "n_samples", "max_passes", "n_draws")
-    return {"recipe": as_plain(recipe), "seed": seed} | {name: getattr(plan, name) for name in names}
+    names = ("n_train", "stop_loss", "n_samples", "max_passes", "n_draws")
+    setting = {"recipe": as_plain(recipe), "seed": seed, "sigmas": plan.noise(architecture)}
+    return setting | {name: getattr(plan, name) for name in names}
 
 
 def train_and_measure(plan: Plan, architecture: str, recipe: Recipe, seed: int) -> Minimum:
@@ -328,12 +354,12 @@ def train_and_measure(plan: Plan, architecture: str, recipe: Recipe, seed: int) 
     with torch.no_grad():
         wrong = (model(tests).argmax(1) != images.test_labels).double()
     by_class = [wrong[images.test_labels == label].mean().item() for label in range(images.classes)]
-    measures = flatness_of(model, inputs, images.train_labels, plan)
+    measures = flatness_of(model, inputs, images.train_labels, plan.noise(architecture), plan)
     return Minimum(
         name=f"{recipe.name}-seed{seed}",
         architecture=architecture,
         algorithm=recipe.column,
-        setting=json.dumps(setting_of(plan, recipe, seed)),
+        setting=json.dumps(setting_of(plan, architecture, recipe, seed)),
         batch=recipe.batch,
         seed=seed,
         epochs=epochs,
@@ -357,12 +383,14 @@ def trained(plan: Plan, recipe: Recipe, seed: int, images: Images) -> tuple[nn.M
         return copy.deepcopy(model), state.epoch
 
 
-def flatness_of(model: nn.Module, inputs: Tensor, labels: Tensor, plan: Plan) -> dict[str, NDArray]:
+def flatness_of(
+    model: nn.Module, inputs: Tensor, labels: Tensor, sigmas: Sequence[float], plan: Plan
+) -> dict[str, NDArray]:
     """Fields of a `Minimum` that its measures give; all networks see the same noise."""
     data = inputs, labels
     options = {"n_samples": plan.n_samples, "max_passes": plan.max_passes, "seed": 0}
-    curves = [local_entropy(model, data, plan.sigmas, scale=scale, **options) for scale in SCALES]
-    profile = local_energy(model, data, plan.sigmas, n_samples=plan.n_draws, seed=0)
+    curves = [local_entropy(model, data, sigmas, scale=scale, **options) for scale in SCALES]
+    profile = local_energy(model, data, sigmas, n_samples=plan.n_draws, seed=0)
 
     def stacked(name: str) -> NDArray:
         return np.array([getattr(curve, name) for curve in curves])

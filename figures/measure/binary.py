@@ -77,9 +77,9 @@ class Plan:
             check_count(field.name, getattr(self, field.name), at_least=least, at_most=10**7)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BinaryMinima(StoredResult):
-    """Machines that one solver has found, one a restart.
+    """Machines that one solver has found, one per restart.
 
     Attributes
     ----------

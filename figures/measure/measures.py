@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
 from bpflat.provenance import Provenance
+from training.committee.protocols import PROTOCOLS
 from training.committee.results import TrainedMinima
 from training.workers import Assembly, complete
 
@@ -117,7 +118,7 @@ def _entropies(
     scheduler: str | None,
     device: str,
 ) -> list[LocalEntropyCurve]:
-    """Φ around the minima of every protocol, a few references a task."""
+    """Φ around the minima of every protocol, a few references per task."""
     on_cpu = device == "cpu"
     options = {"distances": distances, "method": method, "device": None if on_cpu else device}
     assemblies = [
@@ -129,7 +130,7 @@ def _entropies(
 
 
 def _assembly(minima: TrainedMinima, path: Path, chunk: int, options: dict) -> Assembly[LocalEntropyCurve]:
-    """How workers make the curves around the minima, `chunk` of them a task."""
+    """How workers make the curves around the minima, `chunk` of them per task."""
 
     def describe(entries: range) -> str:
         first, last = minima.restart[[entries[0], entries[-1]]]
@@ -155,6 +156,15 @@ def _joined(curves: Sequence[LocalEntropyCurve]) -> LocalEntropyCurve:
     names = [name for name, value in vars(curves[0]).items() if isinstance(value, np.ndarray)]
     arrays = {name: np.concatenate([getattr(curve, name) for curve in curves]) for name in names}
     return replace(curves[0], **arrays, provenance=Provenance.joined(curve.provenance for curve in curves))
+
+
+def trained_minima(folder: Path) -> list[TrainedMinima]:
+    """Read the minima of all protocols of Fig. 1; a FileNotFoundError says how to make those that are missing."""
+    paths = [folder / f"{name}.npz" for name in PROTOCOLS]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there; make it: python -m figures.fig1 --results {folder}")
+    return [TrainedMinima.load(path) for path in paths]
 
 
 def weights_of(minima: TrainedMinima) -> NDArray[np.float64]:

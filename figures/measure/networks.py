@@ -35,7 +35,7 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Network(StoredResult):
     """One trained network and the local energy around it.
 

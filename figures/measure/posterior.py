@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 import bpflat
 from bpflat.provenance import Provenance
 from bpflat.storage import StoredResult
-from figures.measure.measures import problem_of, stored, weights_of
-from training.committee.protocols import PROTOCOLS
+from figures.measure.measures import problem_of, stored, trained_minima, weights_of
 from training.committee.results import TrainedMinima
 
 METHODS = {"bp": "belief propagation", "ep": "expectation propagation", "mcmc": "Monte Carlo"}
@@ -25,7 +24,7 @@ SAMPLED = slice(1, 3)  # of `DELTAS`, by Monte Carlo, around the first minimum a
 N_SAMPLES, N_CHAINS = 1000, 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PosteriorErrors(StoredResult):
     """Test errors averaged over the local posterior of R minima of one protocol, at D variances Δ of its prior.
 
@@ -99,8 +98,7 @@ def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: i
     OSError
         When `folder` cannot be written.
     """
-    trained = [_minima(minima / f"{name}.npz") for name in PROTOCOLS]
-    measured = [Measured(one, {}) for one in trained]
+    measured = [Measured(one, {}) for one in trained_minima(minima)]
     for method in METHODS:
         for one in measured:
             reference = one.minima.reference[:1] if method == "mcmc" else one.minima.reference
@@ -108,12 +106,6 @@ def measure(minima: Path, folder: Path, *, n_samples: int = N_SAMPLES, n_jobs: i
             compute = partial(_errors, one.minima, method, n_samples=n_samples, n_jobs=n_jobs)
             one.errors[method] = stored(path, PosteriorErrors, reference, compute)
     return measured
-
-
-def _minima(path: Path) -> TrainedMinima:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; make it: python -m figures.fig1 --results {path.parent}")
-    return TrainedMinima.load(path)
 
 
 def _errors(trained: TrainedMinima, method: str, *, n_samples: int, n_jobs: int) -> PosteriorErrors:

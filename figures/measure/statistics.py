@@ -188,7 +188,7 @@ def mean_interval(values: ArrayLike) -> Interval:
     Parameters
     ----------
     values : array_like, shape (n,)
-        One number a unit (a draw of the patterns), such as the mean over its restarts.
+        One number per unit (a draw of the patterns), such as the mean over its restarts.
 
     Returns
     -------

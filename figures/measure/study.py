@@ -68,9 +68,9 @@ def reading_of(protocol: Protocol) -> str:
     raise ValueError(f"the study has no reading of {protocol.name} with the conventions of its default")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Draw(StoredResult):
-    """Measures of the minima of every reading on one draw of the patterns, one entry a minimum.
+    """Measures of the minima of every reading on one draw of the patterns, one entry per minimum.
 
     Attributes
     ----------

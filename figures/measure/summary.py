@@ -1,4 +1,4 @@
-"""One number a minimum: the scalars of which tables and statistics are made."""
+"""One number per minimum: the scalars of which tables and statistics are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOISE = 0.5  # σ of δE
 
 @dataclass(frozen=True)
 class Minima:
-    """Scalar measures of minima, one entry a minimum.
+    """Scalar measures of minima, one entry per minimum.
 
     Attributes
     ----------

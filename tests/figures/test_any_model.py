@@ -132,6 +132,19 @@ def test_correlations_are_scipys_within_each_architecture(minima):
     assert correlation(minima, DELTA, TEST, "filter", 0).value > 0.999  # with the minimum whose Φ is unknown
 
 
+def test_noise_of_an_architecture_is_in_its_unit(minima):
+    """Networks with shared weights are measured under weaker noise, and tables say so."""
+    assert PLANS["full"].noise("one-layer") == (0.5, 1.0)
+    assert PLANS["full"].noise("convolutional") == (0.2, 0.4)
+    weaker = [dataclasses.replace(m, sigma=0.4 * m.sigma) for m in minima[6:]]
+    assert any_model.names_of(minima[:6] + weaker) == {
+        "one-layer": "one hidden layer",
+        "convolutional": "convolutional (0.4 σ)",
+    }
+    assert any_model.names_of(weaker) == {"convolutional": "convolutional"}
+    assert "| convolutional (0.4 σ) |" in any_model.agreement(minima[:6] + weaker)
+
+
 def test_noise_share(minima):
     values = np.array([m.phi[0, 0] for m in minima[:5]])
     assert_allclose(any_model.noise_share(minima[:6], PHI, "multiplicative", 0), 0.1**2 / values.var(ddof=1))
@@ -173,8 +186,8 @@ def test_pictures(minima):
 def test_no_network_without_errors_is_an_error(tmp_path, capsys):
     options = "--architectures one-layer --seeds 1 --n-train 20 --epochs 1 --jobs 1"
     plan = dataclasses.replace(PLANS["full"], architectures=("one-layer",), seeds=1, n_train=20, epochs=1)
-    for _, recipe in plan.recipes():
-        name, setting = f"{recipe.name}-seed0", json.dumps(setting_of(plan, recipe, 0))
+    for architecture, recipe in plan.recipes():
+        name, setting = f"{recipe.name}-seed0", json.dumps(setting_of(plan, architecture, recipe, 0))
         minimum(-1.0, 0.1, name=name, train_error=0.5, setting=setting).save(tmp_path / f"{name}.npz")
     assert any_model.main([*options.split(), "--results", str(tmp_path)]) == 2
     assert "all 8 networks of" in capsys.readouterr().err

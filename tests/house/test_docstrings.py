@@ -1,4 +1,4 @@
-"""The docstrings of public names have examples, which run by themselves; none begins with a bare preposition."""
+"""Docstrings: those of public names have examples that run; all are worded as a native speaker would word them."""
 
 import ast
 import doctest
@@ -44,12 +44,47 @@ def beginnings(tree):
             yield getattr(node, "name", "the module"), text.partition("\n")[0]
 
 
-@pytest.mark.parametrize("folder", ["bpflat", "training", "figures", "benchmarks", "tests", "docs", "data"])
-def test_no_docstring_begins_with_a_preposition(folder):
+def helps(tree):
+    """Line and text of every ``help=`` of a module."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.keyword)
+            and node.arg == "help"
+            and isinstance(node.value, ast.Constant | ast.JoinedStr)
+        ):
+            yield f"line {node.value.lineno}", ast.unparse(node.value).strip("f'\"").capitalize()
+
+
+FOLDERS = ["bpflat", "training", "figures", "benchmarks", "tests", "docs", "data"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_none_begins_with_a_preposition(folder):
     found = [
         f"{path.relative_to(ROOT)}: {name}: {text}"
         for path in sorted((ROOT / folder).rglob("*.py"))
-        for name, text in beginnings(ast.parse(path.read_text(encoding="utf-8")))
+        for texts in (beginnings, helps)
+        for name, text in texts(ast.parse(path.read_text(encoding="utf-8")))
         if PREPOSITION.match(text)
+    ]
+    assert found == []
+
+
+# "one entry a point" should read "one entry per point".
+PER = re.compile(
+    r"\b(one|[A-Z0-9]+|entry|numbers?|point|row|column|panel|picture|file|term|pattern|restarts|references|them|once) "
+    r"an? (algorithm|core|draw|line|minimum|network|pattern|point|process|reference|replica|restart|row|task|type|unit|"
+    r"weight)\b"
+)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_per(folder):
+    found = [
+        f"{path.relative_to(ROOT)}:{i}: {line}"
+        for suffix in ("py", "md")
+        for path in sorted((ROOT / folder).rglob(f"*.{suffix}"))
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if PER.search(line) and path.name != "test_docstrings.py"
     ]
     assert found == []

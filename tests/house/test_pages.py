@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import inspect
 import re
 import runpy
 import shlex
@@ -11,6 +12,7 @@ import sys
 import matplotlib
 import pytest
 
+import bpflat
 import bpflat.cli
 from tests.house.pages import EXAMPLES, MODULES, PAGES, blocks, text_of
 from tests.stored import ROOT
@@ -30,8 +32,8 @@ def test_readme_is_short():
 
 
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks(name, "python")])
-def test_code_runs(page, monkeypatch):
-    """All blocks of a page, one after the other, in the checkout."""
+def test_code_runs(page, monkeypatch, capsys):
+    """All blocks of a page, one after the other, in the checkout; what the page says is printed is printed."""
     monkeypatch.chdir(ROOT)
     names = {"__name__": page}
     for block in blocks(page, "python"):
@@ -41,6 +43,8 @@ def test_code_runs(page, monkeypatch):
             if error.name not in OPTIONAL:
                 raise
             pytest.skip(str(error))
+    printed = capsys.readouterr().out
+    assert all(block in printed for block in blocks(page, "text"))
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
@@ -90,6 +94,26 @@ def test_reference_has_every_module():
         module = importlib.import_module(name)
         for public in module.__all__:
             assert not public.startswith("_") and getattr(module, public).__doc__
+
+
+def returned_by(function):
+    """Classes of bpflat that the annotation of a function says it returns."""
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    names = re.findall(r"\w+", str(inspect.signature(function).return_annotation))
+    found = (function.__globals__.get(name) for name in names)
+    return {kind for kind in found if inspect.isclass(kind) and kind.__module__.startswith("bpflat")}
+
+
+def test_what_public_calls_return_is_public():
+    """A reader of the reference can look up every class that it mentions as a result."""
+    modules = [importlib.import_module(name) for name in MODULES]
+    public = [getattr(module, name) for module in modules for name in module.__all__]
+    classes = {thing for thing in public if inspect.isclass(thing)}
+    methods = [m for c in classes for n, m in inspect.getmembers(c, inspect.isroutine) if not n.startswith("_")]
+    calls = [thing for thing in (*public, *methods) if inspect.isfunction(thing) or inspect.ismethod(thing)]
+    returned = set().union(*map(returned_by, calls))
+    assert bpflat.LocalEntropyCurve in returned and bpflat.Cumulants in returned
+    assert returned <= classes and bpflat.Provenance in classes  # the last is an attribute of all results
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -428,7 +428,7 @@ def test_page_says_what_was_measured(claim):
 
 NOT_MEASURED = (
     r"`[^`]*`|\$[^$]*\$",  # code and formulas
-    r"\]\([^)]*\)(\{width=\d+%\})?",
+    r"\]\([^)]*\)",
     r"Python 3\.10|version 0\.1|[Aa]ppendix [A-C]\.\d|\b[B]\.1\b",
     r"(Φ|δE)\((0\.\d+)\)|[dpΔ] = [\d.]+",  # arguments
     r"95 %",  # confidence

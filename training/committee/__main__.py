@@ -25,21 +25,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("protocol", help=", ".join(PROTOCOLS))
     p.add_argument("--out", type=Path, required=True, help="folder of the result, PROTOCOL.npz")
     p.add_argument("--restarts", type=int, default=10, help="independent runs, trained side by side (default: 10)")
-    p.add_argument("--seed", type=int, default=0, help="of initial weights, minibatches and noise (default: 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of initial weights, minibatches and noise (default: 0)")
     p.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     p.add_argument("--n-train", type=int, default=500, help="training patterns to draw (default: 500)")
-    p.add_argument("--data-seed", type=int, default=0, help="of the draw of the training patterns (default: 0)")
+    p.add_argument("--data-seed", type=int, default=0, help="seed of the draw of the training patterns (default: 0)")
     p.add_argument("--balanced", action="store_true", help="draw equally many patterns of both classes")
     p.add_argument(
         "--schedule-speed", type=float, help="let β, ω, γ grow this many times faster than in the paper (default: 1)"
     )
     p.add_argument("--max-epochs", type=int, help="cap on the epochs (default: the protocol's own)")
     p.add_argument("--dropout", type=float, help="probability of dropping an input (default: 0)")
-    p.add_argument("--reduction", choices=CHOICES["reduction"], help="of a minibatch's gradients (default: sum)")
+    p.add_argument(
+        "--reduction", choices=CHOICES["reduction"], help="how gradients of a minibatch are combined (default: sum)"
+    )
     p.add_argument(
         "--start",
         choices=CHOICES["start"],
-        help="of the replicas of rSGD: drawn one by one, or all from the first (default: equal)",
+        help="where replicas of rSGD start: each drawn on its own, or all from the first (default: equal)",
     )
     p.add_argument(
         "--pull",
@@ -55,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--checkpoint-every", type=float, default=30.0, metavar="SECONDS", help="time between checkpoints (default: 30)"
     )
-    p.add_argument("--threads", type=int, help="of torch on the CPU (default: one for fewer than 8 machines)")
+    p.add_argument("--threads", type=int, help="threads of torch on the CPU (default: one for fewer than 8 machines)")
     add_worker_options(p, jobs=1)
     return p
 

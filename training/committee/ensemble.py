@@ -66,7 +66,7 @@ class Ensemble:
         return cls(protocol, problem, restarts, u.repeat(1, protocol.y // drawn, 1, 1), seed)
 
     def without(self, stopped: np.ndarray) -> Ensemble:
-        """Ensemble of the restarts that are not `stopped` (bool, one entry a restart)."""
+        """Ensemble of the restarts that are not `stopped` (bool, one entry per restart)."""
         keep = np.flatnonzero(~stopped)
         restarts = [self.restarts[i] for i in keep]
         return Ensemble(self.protocol, self.problem, restarts, self.u[torch.from_numpy(keep)], self.seed)

@@ -59,7 +59,7 @@ class Protocol:
         Whether the replicas of a restart start from machines drawn one by one, or all from the first of them (rSGD).
     pull : {"gamma", "eta gamma", "eta B gamma"}
         Part of its way to ū (rSGD) or u (eSGD) by which each minibatch pulls a machine: γ, a step of its own beside the
-        gradient's; ηγ, a term γ(u − ū) of the gradient; ηBγ, one such term a pattern.  In eSGD this η is η'.
+        gradient's; ηγ, a term γ(u − ū) of the gradient; ηBγ, one such term per pattern.  In eSGD this η is η'.
     outer_step : {"eta gamma", "eta", "eta B gamma"}
         Part of its way to μ that u goes in an outer step of eSGD: ηγ, the gradient of eq. 5; η, Lookahead; ηBγ, the
         gradient summed over a minibatch.

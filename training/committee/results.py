@@ -22,7 +22,7 @@ CAPPED = "reached the cap"
 OVERSHOT = "its pull would pass 1"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrainedMinima(StoredResult):
     """Minima of one protocol, one per restart.
 

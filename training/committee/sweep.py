@@ -54,7 +54,7 @@ class Training:
         return Path(self.out) / f"{self.protocol.name}.npz"
 
     def assembly(self, chunk: int | None = None, **options) -> Assembly[TrainedMinima]:
-        """How workers make the result, so many restarts a task (by default all); for `options` see `run`."""
+        """How workers make the result, `chunk` restarts per task (by default all); for `options` see `run`."""
         return Assembly(
             path=self.path,
             size=self.restarts,

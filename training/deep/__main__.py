@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--algorithm", default="baseline", help=f"column of the table: {', '.join(COLUMNS)}")
     p.add_argument("--out", type=Path, help="folder of the results (default: runs/deep)", default=Path("runs/deep"))
     p.add_argument("--data", type=Path, metavar="PATH", help=".npz or folder of the images (default: download them)")
-    p.add_argument("--seed", type=int, default=0, help="of weights, minibatches, augmentation, noise (default: 0)")
+    p.add_argument(
+        "--seed", type=int, default=0, help="seed of weights, minibatches, augmentation and noise (default: 0)"
+    )
     p.add_argument("--epochs-scale", type=float, default=1.0, help="shortens all schedules together (default: 1)")
     p.add_argument("--n-train", type=int, help="training images to draw (default: all)")
     p.add_argument("--model", help="another network than the recipe's, such as resnet18 with a 3×3 stem")
@@ -45,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--evaluate-every", type=int, default=1, metavar="EPOCHS", help="test error this often (default: 1)")
     p.add_argument("--no-augmentation", action="store_false", dest="augment", help="train on the images as they are")
     p.add_argument("--keep-contraction", action="store_true", help=KEEP_CONTRACTION)
-    p.add_argument("--gamma-convention", choices=GAMMA_CONVENTIONS, default="eq6", help="of rSGD's printed γ₀, γ_max")
+    p.add_argument(
+        "--gamma-convention", choices=GAMMA_CONVENTIONS, default="eq6", help="what rSGD's printed γ₀, γ_max mean"
+    )
     p.add_argument("--printed-growth", action="store_true", help="eSGD: γ₁ as printed, per outer step, instead of × 10")
     add_flatness_options(p)
     p.add_argument("--stop-loss", type=float, metavar="NATS", help="end when the training loss is lower")
@@ -60,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--cudnn-benchmark", action="store_true", help="GPU: let cuDNN choose the fastest of its algorithms")
     p.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="(default: 60)")
     p.add_argument("--tensorboard", action="store_true", help="write the curves as TensorBoard's event files too")
-    p.add_argument("--threads", type=int, help="of torch on the CPU")
+    p.add_argument("--threads", type=int, help="threads of torch on the CPU")
     return p
 
 

@@ -27,7 +27,7 @@ def process_group(device: str) -> Iterator[tuple[dist.ProcessGroup | None, str]]
     """Give the block the group of the processes that torchrun started, and the device of this one.
 
     The group is None when there is one process.  It speaks over gloo on the CPU and NCCL on GPUs, where "cuda" becomes
-    one GPU a process.  An exception leaves it as it is: to wait for other processes then might take forever.
+    one GPU per process.  An exception leaves it as it is: to wait for other processes then might take forever.
 
     Raises
     ------

@@ -107,7 +107,7 @@ def write_csv(path: str | os.PathLike, curves: list[EpochMetrics]) -> None:
         file.write(text.getvalue().encode())
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DeepRun(StoredResult):
     """One training of one recipe.
 

@@ -27,7 +27,7 @@ def random_problem(n_inputs, n_patterns, seed):
 class TestSolutions:
     @pytest.mark.parametrize(("n_hidden", "n_patterns"), [(1, 50), (3, 40)])
     def test_no_errors(self, solve, n_hidden, n_patterns):
-        """Half a pattern a weight for a perceptron; hidden units of a committee that differ."""
+        """Half a pattern per weight for a perceptron; hidden units of a committee that differ."""
         patterns, labels = random_problem(101, n_patterns, 0)
         found = solve(patterns, labels, n_hidden, seed=0)
         assert found.n_errors == 0 == committee.error(found.weights, patterns, labels)

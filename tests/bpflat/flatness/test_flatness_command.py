@@ -150,7 +150,7 @@ def test_entropy(mine, capsys):
         patch.setattr("bpflat.estimators.tempering.RHAT", 1 + 1e-6)
         assert measure(folder, *options, "--max-passes", "0") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3] == "2 points did not converge (nan)" and lines[-1].startswith("σ = 0.3: the chains disagree")
+    assert lines[-3] == "2 of 2 points did not converge (nan)" and lines[-1].startswith("σ = 0.3: the chains disagree")
 
 
 @pytest.mark.parametrize(
