@@ -30,6 +30,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig6 --preset paper --results figures/results/fig6-paper
 	$(BIN)/python -m figures.estimators
 	$(BIN)/python -m figures.posterior
+	$(BIN)/python -m figures.binary
 	$(BIN)/python -m figures.conventions
 	$(BIN)/python -m figures.draws
 	$(BIN)/python -m figures.published_resnets

@@ -1,13 +1,14 @@
-"""Solvers: machines with weights ±1 that make no training error, found by belief propagation."""
+"""Solvers: machines with weights ±1 that make no training error, by belief propagation or gradient descent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from bpflat.arguments import check_count, check_scalar
 from bpflat.binary.problem import check_unanchored
@@ -17,6 +18,7 @@ from bpflat.estimators.binary import Answer, BinaryNodes, anchored, replicated
 from bpflat.estimators.newton import newton_krylov
 from bpflat.estimators.problem import Problem
 from bpflat.randomness import spawn_streams
+from bpflat.signs import sech
 
 _Floats = NDArray[np.float64]
 _FROZEN = 20.0  # field of a weight that is decided: the other value has a chance of e^{-40}
@@ -36,7 +38,7 @@ class Solution(Brief):
     n_errors : int
         Its training errors; 0 is success.
     steps : int
-        Fixed points of belief propagation that were solved for.
+        Fixed points of belief propagation that were solved for, or epochs of gradient descent.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def focusing_bp(
     gamma_max : float
         Largest coupling, 0 to 13.8.
     n_steps : int
-        Steps of the coupling.
+        Steps of the coupling: with more of them the fixed point is followed further, which hard problems need.
     asymmetry : float
         Standard deviation of the weak random fields on all weights that tell hidden units apart.
     seed : int or SeedSequence, optional
@@ -125,7 +127,7 @@ def focusing_bp(
     def pulled(gamma: float, total: _Floats) -> Answer:
         return lambda field: replicated(gamma, y, field + noise)
 
-    return _first_solution(problem, noise, (partial(pulled, gamma) for gamma in gammas))
+    return _first_solution(problem, _fixed_points(problem, noise, (partial(pulled, gamma) for gamma in gammas)))
 
 
 def decimated_bp(
@@ -182,24 +184,118 @@ def decimated_bp(
         return partial(anchored, anchor)
 
     counts = np.linspace(0, noise.size, n_steps + 1).astype(int)[:-1].tolist()
-    return _first_solution(problem, noise, (partial(freeze, n) for n in counts))
+    return _first_solution(problem, _fixed_points(problem, noise, (partial(freeze, n) for n in counts)))
 
 
-def _first_solution(problem: Problem, noise: _Floats, stages: Iterable[Callable[[_Floats], Answer]]) -> Solution:
-    """Solve stage after stage, each made from the total fields (K, N) of the one before, until the signs are right."""
+def rounded_sgd(
+    patterns: ArrayLike,
+    labels: ArrayLike,
+    n_hidden: int = 1,
+    *,
+    eta: float = 0.3,
+    beta: float = 2.0,
+    omega: float = 5.0,
+    batch: int = 100,
+    n_epochs: int = 1000,
+    seed: int | np.random.SeedSequence | None = None,
+) -> Solution:
+    """SGD on rounded weights: find a solution by gradient descent in real weights of which only the signs are used.
+
+    The slope of the loss of eq. 8 is taken at the machine ``sign w`` and moves the real weights w, as if rounding were
+    not there (the straight-through estimator); they are clipped to [−1, 1].  Epochs go on until ``sign w`` makes no
+    error.
+
+    Parameters
+    ----------
+    patterns, labels, n_hidden
+        As in `focusing_bp`.
+    eta : float
+        Learning rate η of the loss summed over a minibatch.
+    beta, omega : float
+        Slope β of the hidden units ``tanh(β h)`` and sharpness ω of the loss, of the gradient alone.
+    batch : int
+        Patterns in a minibatch.
+    n_epochs : int
+        Epochs at most.
+    seed : int or SeedSequence, optional
+        Initial weights, uniform in [−1, 1], and minibatches.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ValueError
+        As in `focusing_bp`.
+
+    References
+    ----------
+    I. Hubara, M. Courbariaux, D. Soudry, R. El-Yaniv and Y. Bengio, Binarized neural networks, NeurIPS 29 (2016); the
+    rounding of weights alone is that of M. Courbariaux, Y. Bengio and J.-P. David, BinaryConnect, NeurIPS 28 (2015).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bpflat import binary
+    >>> rng = np.random.default_rng(0)
+    >>> patterns, labels = rng.choice([-1.0, 1.0], (30, 101)), rng.choice([-1.0, 1.0], 30)
+    >>> binary.rounded_sgd(patterns, labels, 3, seed=0).n_errors
+    0
+    """
+    problem = check_unanchored(patterns, labels, n_hidden)
+    eta, beta, omega = (
+        check_scalar(name, value, above=0.0, at_most=1e6)
+        for name, value in (("eta", eta), ("beta", beta), ("omega", omega))
+    )
+    batch, n_epochs = check_count("batch", batch), check_count("n_epochs", n_epochs)
+    (stream,) = spawn_streams(seed, 1)
+    rng = np.random.default_rng(stream)
+    n_hidden, n_patterns = problem.hidden.shape
+    signed = np.asarray(problem.labels)[:, None] * problem.inputs.x  # σx/√N
+
+    def epochs() -> Iterator[_Floats]:
+        w = rng.uniform(-1, 1, (n_hidden, signed.shape[1]))
+        for _ in range(n_epochs):
+            order = rng.permutation(n_patterns)
+            for first in range(0, n_patterns, batch):
+                x = signed[order[first : first + batch]]
+                w = np.clip(w + eta * _descent(_signs(w) @ x.T, beta, omega) @ x, -1, 1)
+            yield w
+
+    return _first_solution(problem, epochs())
+
+
+def _descent(stable: _Floats, beta: float, omega: float) -> _Floats:
+    """Minus the slope of the loss of eq. 8 in ``σ h`` (K, B), the pre-activations times the labels."""
+    root = np.sqrt(len(stable))
+    s = np.tanh(beta * stable).sum(axis=0) / root
+    return expit(-2 * omega * s) * beta * sech(beta * stable) ** 2 / root
+
+
+def _fixed_points(problem: Problem, noise: _Floats, stages: Iterable[Callable[[_Floats], Answer]]) -> Iterator[_Floats]:
+    """Total fields (K, N) of stage after stage, each made from those of the one before."""
     field, g = np.zeros(noise.shape), np.zeros(problem.hidden.shape)
-    total, best, fewest, steps = noise, _signs(noise), problem.hidden.shape[-1] + 1, 0
+    total = noise
     for stage in stages:
         answer = stage(total)
         nodes = BinaryNodes(problem, answer)
         root = newton_krylov(
             nodes, nodes.begin((field, g)), tolerance=_TOLERANCE, max_steps=_MAX_STEPS, halvings=_HALVINGS
         )
-        field, g, steps = nodes.parts(root.x)[1], root.extra[0].g, steps + 1
+        field, g = nodes.parts(root.x)[1], root.extra[0].g
         total = np.arctanh(np.clip(root.extra[1].mean, -_SURE, _SURE))
-        n_errors = int(np.count_nonzero(answers(_signs(total), problem.inputs.patterns) != problem.labels))
+        yield total
+
+
+def _first_solution(problem: Problem, machines: Iterable[_Floats]) -> Solution:
+    """The first of several fields (K, N) whose signs make no error, or the best of them."""
+    fewest, steps = problem.hidden.shape[-1] + 1, 0
+    for values in machines:
+        steps, weights = steps + 1, _signs(values)
+        n_errors = int(np.count_nonzero(answers(weights, problem.inputs.patterns) != problem.labels))
         if n_errors < fewest:
-            best, fewest = _signs(total), n_errors
+            best, fewest = weights, n_errors
         if n_errors == 0:
             break
     return Solution(best, fewest, steps)

@@ -53,7 +53,12 @@ DROPOUT_LOOKS = {
     protocol.name: Look(dropout_color(protocol.dropout), marker, "-")
     for protocol, marker in zip(WITH_DROPOUT, "oPXph", strict=True)
 }
-SERIES_LOOKS = LOOKS | DROPOUT_LOOKS
+SOLVER_LOOKS = {
+    "focusing": Look("#332288", "o", "-"),
+    "decimation": Look("#CC79A7", "s", "--"),
+    "rounded-sgd": Look("#8C564B", "^", "-."),
+}
+SERIES_LOOKS = LOOKS | DROPOUT_LOOKS | SOLVER_LOOKS
 EPOCH_MAP = colormaps["viridis_r"]
 DEPTH_MAP = colormaps["cividis_r"]
 

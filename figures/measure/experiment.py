@@ -15,6 +15,7 @@ from training.progress import StatusLine
 
 Measured = TypeVar("Measured")
 N_TRAIN = 500  # the paper's training patterns
+BANDS = "Lines: means over restarts; bands: their central 68 %."
 SAMPLINGS = ("natural", "balanced")  # of the training patterns
 
 
@@ -57,8 +58,7 @@ class Preset:
         """What was run, in one line."""
         patterns = "" if self.n_train == N_TRAIN else f" on {self.n_train:,} patterns"
         capped = "" if self.max_epochs is None else f", at most {self.max_epochs:,} epochs"
-        bands = "Lines: means over restarts; bands: their central 68 %."
-        return f"{self.restarts} restarts of each algorithm{patterns}; schedules of the paper{capped}.  {bands}"
+        return f"{self.restarts} restarts of each algorithm{patterns}; schedules of the paper{capped}.  {BANDS}"
 
 
 PAPER = Preset(restarts=50)

@@ -50,6 +50,11 @@ class Series:
     energy: LocalEnergyProfile
     entropy_ep: LocalEntropyCurve | None = None
 
+    @property
+    def noise(self) -> NDArray[np.float64]:
+        """Amplitudes σ of the noise of `energy`."""
+        return self.energy.sigma
+
 
 def measure(
     minima: Sequence[TrainedMinima],

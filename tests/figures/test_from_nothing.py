@@ -24,6 +24,7 @@ COMMANDS = {
     "fig6": f"--preset paper --results fig6-paper --jobs 1 {SMALL}",
     "estimators": "--minima fig1-paper --results estimators --n-samples 300 --jobs 1",
     "posterior": "--minima fig1-paper --results posterior --n-samples 100 --jobs 1",
+    "binary": "--restarts 3 --n-hidden 3 --n-train 30 --n-samples 100 --results binary --jobs 1",
     "conventions": "--draws 2 --restarts 2 --n-train 120 --max-epochs 3 --results conventions --runs runs/conventions"
     " --jobs 1",
     "draws": "--results conventions",
@@ -53,6 +54,7 @@ PROMISED = {  # what a program says that it writes
     "fig6": "fig6-paper/fig6 pdf png csv md",
     "estimators": "estimators/estimators pdf png csv",
     "posterior": "posterior/posterior pdf png csv md",
+    "binary": "binary/binary pdf png csv md",
     "conventions": "conventions/conventions csv md",
     "draws": "conventions/draws pdf png csv md",
     "table1": "table1/table1 pdf png csv md",

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from figures.draw import networks
-from figures.draw.style import DROPOUT_LOOKS, LOOKS, SERIES_LOOKS, dropout_color
+from figures.draw.style import DROPOUT_LOOKS, LOOKS, SERIES_LOOKS, SOLVER_LOOKS, dropout_color
+from figures.measure.binary import SOLVERS
 from figures.measure.experiment import WITH_DROPOUT
 from tests.figures.toy_runs import network
 from training.committee.protocols import PROTOCOLS
@@ -23,9 +24,10 @@ def test_every_algorithm_has_its_own_look():
         assert len(set(part)) == len(LOOKS)
 
 
-def test_no_dropout_looks_like_an_algorithm():
+def test_no_dropout_or_solver_looks_like_an_algorithm():
     colors = [look.color for look in SERIES_LOOKS.values()]
-    assert len(set(colors)) == len(LOOKS) + len(DROPOUT_LOOKS) == len(SERIES_LOOKS)
+    assert len(set(colors)) == len(LOOKS) + len(DROPOUT_LOOKS) + len(SOLVER_LOOKS) == len(SERIES_LOOKS)
+    assert set(SOLVER_LOOKS) == set(SOLVERS)
     assert len({look.marker for look in DROPOUT_LOOKS.values()}) == len(WITH_DROPOUT)
 
 

@@ -47,6 +47,7 @@ LINES = {
     " --eta 0.05 --epochs 1 --stop-loss 3 --results new --jobs 1",
     "figures.estimators": "--minima fig1-quick --results estimators --jobs 1",
     "figures.posterior": "--minima fig1-quick --results posterior --jobs 1",
+    "figures.binary": "--restarts 1 --n-hidden 1 --n-train 20 --n-samples 100 --results new --jobs 1",
     "figures.conventions": "--draws 2 --readings sgd-fast --restarts 2 --n-train 120 --max-epochs 2 --results new"
     " --runs runs --jobs 1",
     "figures.draws": "--results conventions",
