@@ -1,0 +1,150 @@
+"""What the manual says of deep networks and other models: pieces of its text, by page, made from stored results."""
+
+from tests.house.tables import bracketed, number, records, row, tables
+from tests.stored import ROOT
+
+BENCHMARKS = ROOT / "benchmarks" / "results"
+
+
+def any_model():
+    """Φ against δE beyond committee machines."""
+    minima, correlations = tables("any-model/any-model.md")
+    n_minima = sum(int(r["minima"].split()[0]) for r in minima)
+    agree = [
+        row(correlations, noise=noise, architecture="ranks within each", between="Φ", **{"and": "δE"})
+        for noise in ("plain", "filter scales")
+    ]
+    plain, scaled = ([bracketed(r[f"Spearman ρ, σ = {sigma}"]) for sigma in ("0.5", "1")] for r in agree)
+    return {
+        "docs/results.md": [
+            f"Among {n_minima} minima without training errors, the rank correlation of Φ and δE is {plain[0]} at "
+            f"σ = 0.5 and {plain[1]} at σ = 1 (ranks within each architecture); with filter scales it is "
+            f"{scaled[0]} and {scaled[1]}.",
+        ]
+    }
+
+
+def table1():
+    """Test errors of the cell of Table 1 that was trained."""
+    cells, _ = tables("table1/table1.md")
+    rescaled = "older recipe; γ × 100"
+
+    def error(algorithm, departures="older recipe"):
+        return f"{row(cells, algorithm=algorithm, departures_from_the_recipe=departures)['test error (%)']} %"
+
+    return {
+        "docs/results-deep.md": [
+            f"{error('Baseline', '')} (baseline) and {error('eSGD')} (eSGD)",
+            f"{error('rSGD')} (rSGD) and {error('rSGD×y')} (rSGD×y)",
+            f"they are {error('rSGD', rescaled)} and {error('rSGD×y', rescaled)}",
+        ]
+    }
+
+
+def table1_full():
+    """Test errors of the cells of Table 1 that were trained at full length, and what is beyond the paper's."""
+    cells, differences = tables("table1-full/table1.md")
+    names = {"Baseline": "the baseline"}
+    other = [r for r in differences if "paper" in r["difference"] and "cannot be told" not in r["verdict"]]
+    train = [float(r["train error (%)"]) for r in tables("table1-full/fig3.md")[0]]
+    return {
+        "docs/results-deep.md": [
+            *(
+                f"{c['test error (%)']} % for {names.get(c['algorithm'], c['algorithm'])} (the paper: {c['paper (%)']})"
+                for c in cells
+            ),
+            *(
+                f"{r['difference'].partition(' − ')[0]} is {r['verdict']}, by "
+                f"{r['test error, points [95 %]'].partition(' ')[0].lstrip('+')} points"
+                for r in other
+            ),
+            f"training errors differ, from {min(train):.1f} to {max(train):.1f} %",
+        ]
+    }
+
+
+def last_profiles(folder):
+    """δE(0.5) with its standard error, test error and training error at the end of each algorithm's training."""
+    last = {}
+    for r in records(f"{folder}/fig3.csv"):  # epochs rise
+        if float(r["sigma"]) == 0.5:
+            last[r["column"]] = r
+    rises = {c: f"{float(r['delta_error (%)']):.1f} ± {float(r['standard error (%)']):.1f} %" for c, r in last.items()}
+    return rises, {c: f"{float(r['test error (%)']):.1f}" for c, r in last.items()}
+
+
+def fig3():
+    """Local energy at the end of the training, of a smaller network."""
+    rises, errors = last_profiles("fig3")
+    return {
+        "docs/results-deep.md": [
+            f"δE(0.5) is {rises['baseline']} for SGD, {rises['esgd']} for eSGD, {rises['rsgd']} for rSGD "
+            f"and {rises['rsgd-y']} for rSGD×y",
+            f"{errors['baseline']}, {errors['esgd']}, {errors['rsgd']} and {errors['rsgd-y']} % are equal",
+        ]
+    }
+
+
+def fig7():
+    """Local energy against test error."""
+    (correlations,) = tables("fig7/fig7.md")
+    at = {r["coefficient"]: r["σ = 0.5"] for r in correlations}
+    r, in_batch = (bracketed(at[name]).replace("+", "") for name in ("Pearson r", "ρ, equal batch size"))
+    in_dropout, in_decay = (
+        bracketed(at[f"ρ, equal {name}"]).partition(" [")[0] for name in ("dropout", "weight decay")
+    )
+    networks = {(n["name"], n["fitted"]) for n in records("fig7/fig7.csv")}
+    fitted = sum(fits == "True" for _, fits in networks)
+    return {
+        "README.md": [f"(r = 0.90) | not of {fitted} small nets: r = {r}"],  # the first is the paper's
+        "docs/results-deep.md": [
+            f"Fig. 7, {len(networks)} VGG-like networks",
+            f"Over the {fitted} others, δE(0.5) does not predict the test error: r = {r}, where the paper has 0.90",
+            f"rank correlation is {in_batch}",
+            f"give {in_dropout.replace('+', '')} and {in_decay})",
+        ],
+    }
+
+
+def variance():
+    """Evaluations that the options of the local energy of torch models save."""
+    table = {
+        (r["network"], r["options"], r["quantity"]): f"{float(r['factor']):.2g} ± {float(r['std_error']):.1g}"
+        for r in records(BENCHMARKS / "variance.csv")
+    }
+    return {
+        "docs/torch.md": [
+            f"took {table['minimum', 'subset', 'error']} times fewer evaluations",
+            f"{table['minimum', 'common', 'difference']} times cheaper there",
+            f"{table['one epoch', 'antithetic', 'error']} times for the error and "
+            f"{table['one epoch', 'antithetic', 'loss']} times for the loss after one epoch, and does nothing at them "
+            f"({table['minimum', 'antithetic', 'error']})",
+        ]
+    }
+
+
+def learning_coefficient():
+    """λ̂ by bpflat and by devinterp, against exact values."""
+    (lines,) = tables("learning-coefficient/learning_coefficient.md")
+    ours, as_set, tuned = {}, {}, {}
+    for r in lines:
+        kind = ours if r["sampler"].startswith("bpflat") else as_set if "(its README)" in r["sampler"] else tuned
+        kind.setdefault(r["problem"], []).append(r["r.m.s. error, %"])
+    (diverged,) = (problem for problem, errors in as_set.items() if errors == ["—"])
+    assert diverged.startswith("w₁² w₂⁴")
+    errors = [
+        sorted(min(map(number, errors)) for problem, errors in kind.items() if errors != ["—"])
+        for kind in (ours, as_set, tuned)
+    ]
+    assert len(errors[0]) == len(errors[2]) == 1 + len(errors[1])
+    ranges = [f"{found[0]:.1f} to {found[-1]:.1f} %" for found in errors]
+    return {
+        "docs/torch.md": [
+            f"errs by {ranges[0]}",
+            f"errs by {ranges[1]}, and diverges on",
+            f"the best of its samplers errs by {ranges[2]}",
+        ]
+    }
+
+
+CLAIMS = (any_model, table1, table1_full, fig3, fig7, variance, learning_coefficient)
