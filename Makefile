@@ -38,6 +38,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.table1 --results figures/results/table1-full
 	$(BIN)/python -m figures.fig2 --results figures/results/table1-full --rows smallconvnet-cifar10
 	$(BIN)/python -m figures.fig3 --results figures/results/table1-full --row smallconvnet-cifar10
+	$(BIN)/python -m figures.fig3 --results figures/results/fig3-full --row smallconvnet-cifar10
 	$(BIN)/python -m figures.fig2 --results figures/results/table1 --rows smallconvnet-cifar10
 	$(BIN)/python -m figures.fig3 --results figures/results/fig3 --row smallconvnet-cifar10
 	$(BIN)/python -m figures.fig7
