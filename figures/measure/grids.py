@@ -163,21 +163,24 @@ def train_missing(
     Raises
     ------
     ValueError
-        When `folder` holds a network of another setting.
+        When `folder` holds a network of another setting, or for bad `seeds`.
     SweepError
         When trainings fail; the others are stored.
     OSError
         When data are missing or `folder` cannot be written.
     """
-    trainings = {}
+    seeds, trainings = check_count("seeds", seeds, at_most=1000), {}
     with contextlib.ExitStack() as claims:
         for seed in range(seeds):
             for recipe in grid.recipes():
                 path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
+                training = DeepTraining(recipe, path.with_suffix(""), seed=seed)
                 if is_missing(path, setting, lambda path: Network.load(path).setting, claims):
-                    options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
+                    options = {"scratch": training.out, "data": data, "device": device, "progress": progress}
                     task = Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options))
-                    trainings[task] = DeepTraining(recipe, options["scratch"], seed=seed)
+                    trainings[task] = training
+                else:
+                    training.discard()  # what a killed run has left of it
         for task in carry_out(trainings, n_jobs=n_jobs):
             trainings[task].discard()
 

@@ -108,11 +108,14 @@ class TestGrid:
         assert len(list(tmp_path.iterdir())) == 4  # neither checkpoints nor weights
         before = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
         (tmp_path / "vgg-p0-b20-wd0-seed0.npz").unlink()
+        scratch = tmp_path / "vgg-p0-b10-wd0-seed0"  # of a run that was killed between its result and its clearing up
+        scratch.mkdir()
+        (scratch / "vgg-p0-b10-wd0-baseline-seed0.pt").touch()
         calls = []
         run = grids.run
         monkeypatch.setattr(grids, "run", lambda *a, **o: calls.append(a) or run(*a, **o))
         train_missing(TOY, tmp_path, data=data)
-        assert len(calls) == 1
+        assert len(calls) == 1 and set(tmp_path.iterdir()) == before.keys()
         again = Network.load(tmp_path / "vgg-p0-b20-wd0-seed0.npz")
         assert_array_equal(again.delta_error, trained[1].delta_error)
         assert (again.test_error, again.epochs) == (trained[1].test_error, trained[1].epochs)
