@@ -50,7 +50,7 @@ docs: $(VENV)/.installed-docs  ## build the manual: build/docs/index.html
 test: $(VENV)/.installed-test  ## run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-fuzz: $(VENV)/.installed-test  ## try every damaged or made-up file and wrong command line, not a sample (hours)
+fuzz: $(VENV)/.installed-test  ## try every damaged or made-up file, wrong command line and interruption, not a sample (hours)
 	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.installed-test  ## check style, formatting and types
