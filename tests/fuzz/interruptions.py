@@ -16,11 +16,13 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 
 import numpy as np
 
+from bpflat import programs
 from bpflat.provenance import git_revision
 from tests.fuzz.command_lines import LINES, furnish, mains
 
@@ -42,9 +44,10 @@ FORK = multiprocessing.get_context("fork")
 
 
 def run(name, folder, calls=None, number=0, delay=0.0):
-    """Run a program in `folder`, and send it a signal before so many calls of functions; stderr goes to a file.
+    """Run a program in `folder`; send it a signal after so many calls of functions, from when it listens to signals on.
 
-    Results that tell times tell how often the clock was read instead, so that equal work tells equal times.
+    What it says on stderr goes to a file.  Results that tell times tell how often the clock was read instead, so that
+    equal work tells equal times.
     """
     os.chdir(folder)
     for stream, path in ((1, os.devnull), (2, log_of(folder, os.getpid()))):
@@ -52,14 +55,13 @@ def run(name, folder, calls=None, number=0, delay=0.0):
     time.perf_counter = time.process_time = itertools.count(1.0).__next__
     time.sleep(delay)
     if calls is not None:
-        sys.setprofile(countdown(calls, number))
-    status = MAINS[name](shlex.split(f"{LINES[name]} {PROGRAMS[name]}"))
-    sys.setprofile(None)
-    sys.exit(status)
+        programs._interruptible = partial(counted, programs._interruptible, calls, number)
+    sys.exit(MAINS[name](shlex.split(f"{LINES[name]} {PROGRAMS[name]}")))
 
 
-def countdown(calls, number):
-    """A profiler that takes one off `calls` at every call of a function, and sends the signal when none is left."""
+@contextlib.contextmanager
+def counted(context, calls, number):
+    """Enter a context; take one off `calls` at every call of a function in it, and send a signal when none is left."""
 
     def profile(frame, event, argument):
         if event.endswith("call"):
@@ -67,7 +69,12 @@ def countdown(calls, number):
             if calls.value == 0:
                 os.kill(os.getpid(), number)
 
-    return profile
+    with context() as entered:
+        sys.setprofile(profile)
+        try:
+            yield entered
+        finally:
+            sys.setprofile(None)
 
 
 def log_of(folder, pid):
@@ -120,7 +127,7 @@ def main(name, furnished, times, seed):
             assert status == 0, said
             seconds, n_calls, whole = time.monotonic() - begun, -calls.value, contents(folder)
     assert whole.keys() > contents(furnished).keys()
-    for number, moment in zip(times * SIGNALS, rng.integers(n_calls // 50, n_calls, times * len(SIGNALS)), strict=True):
+    for number, moment in zip(times * SIGNALS, rng.integers(1, n_calls, times * len(SIGNALS)), strict=True):
         with fresh(furnished) as folder:
             status, said = end(started(name, folder, calls=RawValue("q", int(moment)), number=number), folder)
             record = {"number": number, "moment": moment / n_calls, "status": status, "said": said}

@@ -17,7 +17,7 @@ from tests.fuzz.command_lines import LINES, furnish, mains, wrong_lines
 from training import cluster
 
 LINES_OF_A_PROGRAM = 8  # in the suite
-SECONDS, HANGING = 10, 120  # of computing; of waiting, where many share the machine
+SECONDS, HANGING = 10, 600  # of computing; of waiting, where many share the machine
 
 MAINS = mains()
 
