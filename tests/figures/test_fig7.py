@@ -85,6 +85,20 @@ class TestGrid:
         }
         assert grid.n_train >= 10_000 and "32×32 pixels" in grid.architecture
 
+    @pytest.mark.parametrize(
+        "wrong", [{"batch": (20, 0)}, {"size": -1}, {"size": 33}, {"epochs": 0}, {"epochs": 10**20}, {"dense": 0}]
+    )
+    def test_sizes_are_checked(self, wrong):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be a whole number, at "):
+            dataclasses.replace(TOY, **wrong)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"dropout": (np.nan,)}, {"weight_decay": (-1.0,)}, {"eta": (0.1, np.inf)}, {"stop_loss": 0.0}]
+    )
+    def test_numbers_are_checked(self, wrong):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be "):
+            dataclasses.replace(TOY, **wrong)
+
     def test_learning_rates_precision_and_time(self, data, tmp_path):
         """Two networks of a grid in bfloat16, on one thread: what decides the result is in their files."""
         before = torch.get_num_threads()
