@@ -53,7 +53,7 @@ docs: $(VENV)/.installed-docs  ## build the manual: build/docs/index.html
 test: $(VENV)/.installed-test  ## run the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-fuzz: $(VENV)/.installed-test  ## try every damaged or made-up file and wrong command line, not a sample (hours)
+fuzz: $(VENV)/.installed-test  ## try every damaged or made-up file, wrong command line and interruption, not a sample (hours)
 	BPFLAT_FUZZ=all $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.installed-test  ## check style, formatting and types

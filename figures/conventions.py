@@ -143,7 +143,7 @@ def rows_of(study: Mapping[str, Sequence[Draw]]):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the program."""
     parser.add_argument(
-        "--draws", type=at_least_two, default=10, help="draws of natural and of balanced patterns each (default: 10)"
+        "--draws", type=int, default=10, help="draws of natural and of balanced patterns each (default: 10)"
     )
     parser.add_argument(
         "--readings", nargs="+", metavar="NAME", choices=READINGS, default=list(READINGS), help=", ".join(READINGS)
@@ -152,13 +152,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/conventions"), help="folder of the trained minima")
     add_size_options(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
-
-
-def at_least_two(text: str) -> int:
-    """Number of draws from the command line."""
-    if (n := int(text)) < 2:
-        raise argparse.ArgumentTypeError("must be at least 2: nothing differs between draws otherwise")
-    return n
 
 
 def make(arguments: argparse.Namespace) -> Output:

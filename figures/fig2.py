@@ -42,9 +42,11 @@ def averaged(runs: Sequence[DeepRun]) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Raises
     ------
     ValueError
-        When the runs differ in more than their seeds, or ended after different epochs.
+        When the runs differ in more than their seeds, ended after different epochs, or are of none.
     """
     first, *others = runs
+    if not first.epochs:
+        raise ValueError(f"runs of {first.row} {first.column} are of no epochs: nothing can be drawn along them")
     for run in others:
         if what_was_run(run) != what_was_run(first) or run.epochs != first.epochs:
             raise ValueError(

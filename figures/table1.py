@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bpflat.arguments import check_count
 from bpflat.parallel import over_processes
 from figures.draw.tables import comparison_rows, draw_tables, markdown, plus_minus, with_note
 from figures.measure.deep_runs import Cell, cells, compare, load_runs
@@ -82,6 +83,7 @@ def train_missing(
     **options: object,
 ) -> None:
     """Train every column of `row` that Table 1 has with seeds 0, 1, ..., each with one thread, where it is missing."""
+    check_count("seeds", seeds, at_most=1000)
     wanted = [find_recipe(row, column) for column in columns if column in RECIPES[row]]
     calls = [(recipe, folder, data, seed, options) for seed in range(seeds) for recipe in wanted]
     list(over_processes(_train, calls, n_jobs))

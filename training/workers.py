@@ -21,7 +21,7 @@ from typing import Protocol as Interface
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
-from bpflat.locks import claimed, disclaim
+from bpflat.locks import claimed, lock_path
 from bpflat.parallel import over_processes
 from bpflat.storage import discard_temporaries, kind_of
 
@@ -266,10 +266,8 @@ def complete(
         owners = {task: assembly for assembly in missing for task in assembly.tasks()}
         for task in carry_out(owners, n_jobs=n_jobs, scheduler=scheduler, bar=bar):
             owners[task].join_parts()
-        for assembly in assemblies:
-            tidy(assembly.path)
     for assembly in assemblies:
-        disclaim(assembly.path)
+        tidy(assembly.path)
     return [
         assembly.stored() if result is None else result for assembly, result in zip(assemblies, results, strict=True)
     ]
@@ -301,12 +299,14 @@ def checkpoint_path(path: Path) -> Path:
 
 
 def tidy(path: Path) -> None:
-    """Delete what helped to make the result at `path`: its parts, its checkpoints, what killed writers have left.
+    """Delete what helped to make the result at `path`: its parts, its checkpoints, what killed processes have left.
 
-    Files with such names that are not this program's stay.
+    Files with such names that are not this program's stay, and all of them where another process makes the result.
     """
     helpers = rf"{re.escape(path.stem)}(\.part-\d+-\d+|(\.part-\d+-\d+)?\.checkpoint)\.npz"
-    for file in path.parent.iterdir():
-        if re.fullmatch(helpers, file.name) and kind_of(file) is not None:
-            file.unlink(missing_ok=True)
+    left = [file for file in path.parent.iterdir() if re.fullmatch(helpers, file.name) and kind_of(file) is not None]
+    if left or lock_path(path).exists():
+        with contextlib.suppress(OSError), claimed(path):
+            for file in left:
+                file.unlink(missing_ok=True)
     discard_temporaries(path.parent, rf"{helpers}|{re.escape(path.name)}")

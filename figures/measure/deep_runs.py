@@ -60,7 +60,7 @@ class Cell:
     @property
     def passes(self) -> str:
         """Passes over the data, of all replicas and inner steps together."""
-        return _span([round(run.curve("passes")[-1]) for run in self.runs])
+        return _span([round(run.curve("passes").max(initial=0)) for run in self.runs])
 
     @property
     def precision(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from bpflat.arguments import check_count
 from bpflat.parallel import over_processes
 from figures.measure.measures import Series, measure
 from training.committee.protocols import PROTOCOLS, Protocol
@@ -33,12 +34,21 @@ class Preset:
         Training patterns.
     max_epochs : int, optional
         Cap on the epochs of every protocol; by default each has its own.
+
+    Raises
+    ------
+    ValueError
+        When the cap is no number of epochs.
     """
 
     restarts: int
     ep: bool = False
     n_train: int = N_TRAIN
     max_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_epochs is not None:
+            check_count("max_epochs", self.max_epochs)
 
     def resized(
         self, *, restarts: int | None = None, n_train: int | None = None, max_epochs: int | None = None

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from bpflat.arguments import check_count
+from bpflat.arguments import check_count, check_scalar
 from bpflat.provenance import Provenance
 from bpflat.tensor_files import load_tensors
 from figures.measure.networks import N_SAMPLES, SIGMAS, Network, profile_of
 from training.deep import run
-from training.deep.images import load_images
+from training.deep.images import SOURCES, load_images
 from training.deep.recipes import Recipe, as_plain
 from training.deep.schedules import Annealing
 from training.deep.trainer import DeepReport
@@ -52,6 +52,11 @@ class Grid:
         Training images that each perturbation sees.
     bfloat16 : bool
         Autocast forward passes of the training, see `training.deep.training.DeepTraining`.
+
+    Raises
+    ------
+    ValueError
+        Bad values, each named.
     """
 
     dropout: tuple[float, ...]
@@ -72,6 +77,17 @@ class Grid:
     def __post_init__(self) -> None:
         for name in ("width", "blocks", "convolutions", "dense"):
             check_count(name, getattr(self, name), at_most=10**5)
+        for batch in self.batch:
+            check_count("batch", batch)
+        for dropout in self.dropout:
+            check_scalar("dropout", dropout, at_least=0.0, below=1.0)
+        for weight_decay in self.weight_decay:
+            check_scalar("weight_decay", weight_decay, at_least=0.0)
+        for eta in self.eta:
+            check_scalar("eta", eta, above=0.0)
+        check_scalar("stop_loss", self.stop_loss, above=0.0)
+        check_count("size", self.size, at_least=0, at_most=SOURCES["cifar10"].size)
+        check_count("epochs", self.epochs, at_most=10**6)
 
     @property
     def architecture(self) -> str:
@@ -163,21 +179,24 @@ def train_missing(
     Raises
     ------
     ValueError
-        When `folder` holds a network of another setting.
+        When `folder` holds a network of another setting, or for bad `seeds`.
     SweepError
         When trainings fail; the others are stored.
     OSError
         When data are missing or `folder` cannot be written.
     """
-    trainings = {}
+    seeds, trainings = check_count("seeds", seeds, at_most=1000), {}
     with contextlib.ExitStack() as claims:
         for seed in range(seeds):
             for recipe in grid.recipes():
                 path, setting = folder / f"{recipe.row}-seed{seed}.npz", _setting(grid, recipe, seed)
+                training = DeepTraining(recipe, path.with_suffix(""), seed=seed)
                 if is_missing(path, setting, lambda path: Network.load(path).setting, claims):
-                    options = {"scratch": path.with_suffix(""), "data": data, "device": device, "progress": progress}
+                    options = {"scratch": training.out, "data": data, "device": device, "progress": progress}
                     task = Task(path, path.stem, partial(train_and_measure, grid, recipe, seed, **options))
-                    trainings[task] = DeepTraining(recipe, options["scratch"], seed=seed)
+                    trainings[task] = training
+                else:
+                    training.discard()  # what a killed run has left of it
         for task in carry_out(trainings, n_jobs=n_jobs):
             trainings[task].discard()
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import bpflat
 from bpflat import LocalEnergyProfile, LocalEntropyCurve
+from bpflat.locks import claimed, disclaim
 from bpflat.provenance import Provenance
 from training.committee.protocols import PROTOCOLS
 from training.committee.results import TrainedMinima
@@ -193,8 +194,9 @@ def read(path: Path, kind: type, reference: NDArray[np.str_]):
 
 def stored(path: Path, kind: type, reference: NDArray[np.str_], compute: Callable):
     """Read the result of these references at `path`; where it is absent or of others, compute and store it."""
-    result = read(path, kind, reference)
-    if result is None:
-        result = compute()
-        result.save(path)
-    return result
+    if read(path, kind, reference) is None:
+        with claimed(path):
+            if read(path, kind, reference) is None:  # by now
+                compute().save(path)
+    disclaim(path)
+    return read(path, kind, reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bpflat
+from bpflat.arguments import check_count
 from bpflat.provenance import Provenance
-from bpflat.reading import parse_json
 from bpflat.storage import StoredResult
 from figures.measure.experiment import SAMPLINGS, Preset, on_each_draw
 from figures.measure.measures import problem_of
@@ -24,7 +25,7 @@ from figures.measure.summary import FAR, NEAR, NOISE
 from training.committee import run
 from training.committee.protocols import PROTOCOLS, Protocol
 from training.committee.results import STOPPED, TrainedMinima
-from training.result_file import json_object, require_same
+from training.result_file import is_missing, json_object
 
 RESULTS = Path(__file__).parents[1] / "results" / "conventions"
 STARTS = ("equal", "independent")
@@ -167,12 +168,13 @@ def collect(
     Raises
     ------
     ValueError
-        When a stored file is of another configuration or damaged.
+        When a stored file is of another configuration or damaged, or for bad `n_draws`.
     SweepError
         When a training fails.
     OSError
         When a folder cannot be written.
     """
+    n_draws = check_count("draws", n_draws, at_least=2, at_most=1000)
     return on_each_draw(partial(_measured_draw, results, runs, names, preset), n_draws, n_jobs)
 
 
@@ -184,16 +186,13 @@ def _measured_draw(results: Path, runs: Path, names: Sequence[str], preset: Pres
     options["balanced"] = sampling == "balanced"
     configuration = options | {"protocols": {p.name: asdict(p) for p in protocols}}
     path = results / f"{sampling}-{draw}.npz"
-    if path.exists():
-        stored = Draw.load(path)
-        require_same(path, parse_json(stored.configuration), configuration)
-        return stored
-    parts = [_measured(run(p, runs / f"{sampling}-{draw}", threads=1, **options)) for p in protocols]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    measured = Draw(**columns, configuration=json.dumps(configuration), provenance=Provenance.here())
-    measured.save(path)
-    print(f"{sampling} draw {draw} is done", file=sys.stderr, flush=True)
-    return measured
+    with contextlib.ExitStack() as claims:
+        if is_missing(path, configuration, lambda path: Draw.load(path).configuration, claims):
+            parts = [_measured(run(p, runs / f"{sampling}-{draw}", threads=1, **options)) for p in protocols]
+            columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            Draw(**columns, configuration=json.dumps(configuration), provenance=Provenance.here()).save(path)
+            print(f"{sampling} draw {draw} is done", file=sys.stderr, flush=True)
+    return Draw.load(path)
 
 
 def load(results: Path) -> dict[str, list[Draw]]:

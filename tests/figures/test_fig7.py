@@ -85,6 +85,20 @@ class TestGrid:
         }
         assert grid.n_train >= 10_000 and "32×32 pixels" in grid.architecture
 
+    @pytest.mark.parametrize(
+        "wrong", [{"batch": (20, 0)}, {"size": -1}, {"size": 33}, {"epochs": 0}, {"epochs": 10**20}, {"dense": 0}]
+    )
+    def test_sizes_are_checked(self, wrong):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be a whole number, at "):
+            dataclasses.replace(TOY, **wrong)
+
+    @pytest.mark.parametrize(
+        "wrong", [{"dropout": (np.nan,)}, {"weight_decay": (-1.0,)}, {"eta": (0.1, np.inf)}, {"stop_loss": 0.0}]
+    )
+    def test_numbers_are_checked(self, wrong):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be "):
+            dataclasses.replace(TOY, **wrong)
+
     def test_learning_rates_precision_and_time(self, data, tmp_path):
         """Two networks of a grid in bfloat16, on one thread: what decides the result is in their files."""
         before = torch.get_num_threads()
@@ -108,11 +122,14 @@ class TestGrid:
         assert len(list(tmp_path.iterdir())) == 4  # neither checkpoints nor weights
         before = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
         (tmp_path / "vgg-p0-b20-wd0-seed0.npz").unlink()
+        scratch = tmp_path / "vgg-p0-b10-wd0-seed0"  # of a run that was killed between its result and its clearing up
+        scratch.mkdir()
+        (scratch / "vgg-p0-b10-wd0-baseline-seed0.pt").touch()
         calls = []
         run = grids.run
         monkeypatch.setattr(grids, "run", lambda *a, **o: calls.append(a) or run(*a, **o))
         train_missing(TOY, tmp_path, data=data)
-        assert len(calls) == 1
+        assert len(calls) == 1 and set(tmp_path.iterdir()) == before.keys()
         again = Network.load(tmp_path / "vgg-p0-b20-wd0-seed0.npz")
         assert_array_equal(again.delta_error, trained[1].delta_error)
         assert (again.test_error, again.epochs) == (trained[1].test_error, trained[1].epochs)

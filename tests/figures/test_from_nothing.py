@@ -149,7 +149,11 @@ def test_draws_are_not_computed_again(make):
     ("name", "options", "message"),
     [
         ("fig6", "--n-train 7 --restarts 1", "patterns are 7, fewer than one minibatch"),
-        ("conventions", "--draws 1", "must be at least 2: nothing differs between draws"),
+        ("fig1", f"--max-epochs {10**20}", "max_epochs must be a whole number, at most 1000000000; got"),
+        ("conventions", "--draws 1", "draws must be a whole number, at least 2; got 1"),
+        ("conventions", f"--draws {10**20}", "draws must be a whole number, at most 1000; got"),
+        ("table1", f"--run smallconvnet-cifar10 --seeds {10**20}", "seeds must be a whole number, at most 1000; got"),
+        ("fig7", f"--data nowhere --seeds {10**20}", "seeds must be a whole number, at most 1000; got"),
         ("estimators", "--minima nowhere", "sgd-fast.npz is not there; make it: python -m figures.fig1"),
     ],
 )

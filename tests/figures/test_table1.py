@@ -119,6 +119,15 @@ def test_what_cannot_be_drawn(folder, tmp_path_factory, capsys):
     assert table1.main(["--results", str(folder)]) == 2 and "not a whole" in capsys.readouterr().err
 
 
+def test_a_run_of_no_epochs(tmp_path, capsys):
+    """The loss was low enough from the beginning."""
+    saved(tmp_path, "baseline", 0, [0.5], epochs=0, curves=np.empty((0, len(METRICS))))
+    (cell,) = cells(load_runs(tmp_path))
+    assert cell.passes == cell.epochs == "0" and table1.main(["--results", str(tmp_path)]) == 0
+    assert fig2.main(["--results", str(tmp_path), "--rows", ROW]) == 2
+    assert f"runs of {ROW} baseline are of no epochs" in capsys.readouterr().err
+
+
 def test_one_command_trains_what_is_missing(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     arrays = {f"{s}_images": rng.integers(0, 256, (130, 32, 32, 3), dtype=np.uint8) for s in ("train", "test")}

@@ -1,6 +1,5 @@
 """Files that are whole, but made up: one line that says what is wrong, no traceback, little memory, and soon."""
 
-import os
 import shutil
 import time
 import warnings
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 
 from bpflat.storage import load_npz, save_npz
+from tests.fuzz import ALL
 from tests.fuzz.crafted import all_crafted
 from tests.fuzz.kinds import KINDS, written
 
-ALL = os.environ.get("BPFLAT_FUZZ") == "all"
 SOME = 120
 SECONDS = 10  # of computing
 

@@ -1,14 +1,13 @@
 """Files of every kind with one bit wrong: refused in one line that names them, or read as if nothing were wrong."""
 
-import os
 import warnings
 
 import numpy as np
 import pytest
 
+from tests.fuzz import ALL
 from tests.fuzz.kinds import KINDS, plain, written
 
-ALL = os.environ.get("BPFLAT_FUZZ") == "all"
 FLIPS = 1000 if ALL else 40  # of each kind
 
 

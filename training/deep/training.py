@@ -28,7 +28,7 @@ from training.deep.flatness import FlatnessPlan, as_history
 from training.deep.images import SOURCES, Images, load_images
 from training.deep.processes import first_alone, first_claims, first_decides, is_first, own_replicas
 from training.deep.recipes import Recipe, as_plain
-from training.deep.results import DeepRun, EpochMetrics, write_csv
+from training.deep.results import METRICS, DeepRun, EpochMetrics, write_csv
 from training.deep.sub_policies import Policy, read_policy
 from training.deep.trainer import DeepReport, State, begin, centre, evaluate, train
 from training.result_file import require_same
@@ -297,7 +297,7 @@ class DeepTraining:
             test_error=test_error,
             n_parameters=sum(p.numel() for p in state.models[0].parameters()),
             gamma0=state.gamma0 / self.pace,
-            curves=np.array([dataclasses.astuple(metrics) for metrics in state.curves]),
+            curves=np.reshape([dataclasses.astuple(metrics) for metrics in state.curves], (-1, len(METRICS))),
             configuration=self.configuration,
             device=self.device if self.device == "cpu" else torch.cuda.get_device_name(self.device),
             flatness=None if self.flatness is None else as_history(state.flatness, self.flatness),

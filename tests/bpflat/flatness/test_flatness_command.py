@@ -131,26 +131,24 @@ def test_entropy(mine, capsys):
     """The numbers of the call, as JSON and as a table with a picture, and what `info` says of the file."""
     folder, _ = mine
     options = ["--entropy", "--n-samples", "100", "--n-chains", "3", "--scale", "filter", "--sigmas", "0.05", "0.3"]
-    assert measure(folder, *options, "--json") == 0
+    out, picture = folder / "curve.npz", folder / "curve.png"
+    assert measure(folder, *options, "--json", "--out", str(out)) == 0
     record = json.loads(capsys.readouterr().out)
     model = network()
     model.load_state_dict(torch.load(folder / "mine.pt", weights_only=True))
     data = torch.load(folder / "train.pt", weights_only=True)
     expected = local_entropy(model, data, [0.05, 0.3], n_samples=100, n_chains=3, scale="filter", seed=3)
+    assert LocalEntropyCurve.load(out) == expected
     assert_allclose(record["rhat"], expected.rhat)
     assert record["scale"] in cli.SCALES and cli.SCALES == SCALES
     assert record["scale"] == "filter" and record["sigma"] == [0.05, 0.3] and record["measure"] == "count"
-    out, picture = folder / "curve.npz", folder / "curve.png"
-    assert measure(folder, *options, "--out", str(out), "--plot", str(picture)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == ["sigma", "distance", "log_z", "phi"] and picture.stat().st_size > 1000
-    assert LocalEntropyCurve.load(out) == expected
-    assert main(["info", str(out)]) == 0 and capsys.readouterr().out.splitlines() == lines
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bpflat.estimators.tempering.RHAT", 1 + 1e-6)
-        assert measure(folder, *options, "--max-passes", "0") == 0
+        assert measure(folder, *options, "--max-passes", "0", "--out", str(out), "--plot", str(picture)) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["sigma", "distance", "log_z", "phi"] and picture.stat().st_size > 1000
     assert lines[-3] == "2 of 2 points did not converge (nan)" and lines[-1].startswith("σ = 0.3: the chains disagree")
+    assert main(["info", str(out)]) == 0 and capsys.readouterr().out.splitlines() == lines
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def test_ends_at_a_training_loss(column, data, tmp_path):
     """The end comes after the first epoch below it, also when the run was cut off just there."""
     whole = short(toy(column), tmp_path / "whole", data, epochs=6)
     initial = short(toy(column), tmp_path / "initial", data, epochs=6, stop_loss=100)
+    assert initial.curves.shape == (0, len(METRICS)) and initial.wall_time == 0
     assert initial.epochs == 0 and initial.train_loss > whole.train_loss
     threshold = 0.5 * (initial.train_loss + whole.train_loss)
     stopped = short(toy(column), tmp_path / "stopped", data, epochs=6, stop_loss=threshold)
