@@ -31,6 +31,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.estimators
 	$(BIN)/python -m figures.posterior
 	$(BIN)/python -m figures.binary
+	$(BIN)/python -m figures.binary --n-train 200 --results figures/results/binary-200
 	$(BIN)/python -m figures.conventions
 	$(BIN)/python -m figures.draws
 	$(BIN)/python -m figures.published_resnets

@@ -68,7 +68,7 @@ class Plan:
 
     restarts: int = 10
     n_hidden: int = 9
-    n_train: int = 200
+    n_train: int = 500
     n_samples: int = 300
 
     def __post_init__(self):
