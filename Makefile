@@ -44,7 +44,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig3 --results figures/results/fig3 --row smallconvnet-cifar10
 	$(BIN)/python -m figures.fig7
 	$(BIN)/python -m figures.agreement
-	$(BIN)/python -m figures.any_model --architectures one-layer two-layer
+	$(BIN)/python -m figures.any_model
 
 docs: $(VENV)/.installed-docs  ## build the manual: build/docs/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q $(ARGS) docs build/docs

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from figures.draw.style import DEEP_LOOKS, add_letters
@@ -104,6 +105,9 @@ def scatter(axes: Axes, minima: Sequence[Minimum], x: str, y: str, scale: str) -
             axes.errorbar(-a, percent * b, percent * b_error, a_error, **look, **options)
     sigma = minima[0].sigma[s]
     axes.set(xlabel=AXIS[x].format(sigma), ylabel=AXIS[y].format(sigma), xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yscale("log" if y == DELTA else "linear")
     within = correlation(minima, x, y, scale, s)
     text = f"{NOISES[scale]}; Spearman within an architecture {signed(-within.value)}"  # −Φ is drawn

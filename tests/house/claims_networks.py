@@ -1,5 +1,6 @@
 """What the manual says of deep networks and other models: pieces of its text, by page, made from stored results."""
 
+from figures.measure.any_model import ARCHITECTURES
 from tests.house.tables import bracketed, number, records, row, tables
 from tests.stored import ROOT
 
@@ -10,17 +11,31 @@ def any_model():
     """Φ against δE beyond committee machines."""
     minima, correlations = tables("any-model/any-model.md")
     n_minima = sum(int(r["minima"].split()[0]) for r in minima)
-    agree = [
-        row(correlations, noise=noise, architecture="ranks within each", between="Φ", **{"and": "δE"})
+    pooled = [
+        {
+            (r["between"], r["and"]): [r[f"Spearman ρ, σ = {sigma}"] for sigma in ("0.5", "1")]
+            for r in correlations
+            if (r["noise"], r["architecture"]) == (noise, "ranks within each")
+        }
         for noise in ("plain", "filter scales")
     ]
-    plain, scaled = ([bracketed(r[f"Spearman ρ, σ = {sigma}"]) for sigma in ("0.5", "1")] for r in agree)
+    plain, scaled = (list(map(bracketed, found["Φ", "δE"])) for found in pooled)
+    tests = [text for found in pooled for pair, texts in found.items() if pair[1] == "test error" for text in texts]
+    assert all("[−" in text and ", +" in text for text in tests)  # all intervals contain 0
+    phi = {(r["architecture"], r["algorithm"]): [number(r[n]) for n in r if "Φ" in n] for r in minima}
+    for architecture, algorithm in phi:
+        assert phi[architecture, "rSGD"] >= phi[architecture, algorithm]
+    low, high = min(map(number, tests)), max(map(number, tests))
+    shallow = bracketed(pooled[0]["Φ", "test error"][0]).replace("+", "")
     return {
+        "README.md": [f"rank correlation of Φ and test error {shallow}"],
         "docs/results.md": [
+            f"{ARCHITECTURES['convolutional'].unit:g} times as strong for convolutional networks",
             f"Among {n_minima} minima without training errors, the rank correlation of Φ and δE is {plain[0]} at "
             f"σ = 0.5 and {plain[1]} at σ = 1 (ranks within each architecture); with filter scales it is "
             f"{scaled[0]} and {scaled[1]}.",
-        ]
+            f"rank correlations with the test error lie between {low:.2f} and {high:.2f}".replace("-", "−"),
+        ],
     }
 
 
