@@ -35,7 +35,7 @@ class TestSameNumbers:
             {"tolerance": 1e-12},
             {"progress": True},
         ],
-        ids=str,
+        ids="-".join,
     )
     def test_option(self, small, plain, options):
         with untouched(*small):
