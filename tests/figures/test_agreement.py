@@ -9,7 +9,7 @@ from scipy import stats
 
 from figures import agreement
 from figures.agreement import BALANCED, DELTA, PANELS, PHI, TEST, correlation, solutions, subsets
-from figures.draw.style import SERIES_LOOKS
+from figures.draw.style import DROPOUT_LOOKS, LOOKS
 from figures.measure.networks import load_networks
 from tests.stored import forbid_computing
 
@@ -30,7 +30,7 @@ def networks():
 def test_each_minimum_once(stored_minima):
     """SGD fast without dropout is in both figures."""
     series, minima = stored_minima
-    assert {measured.name for measured in series} == set(SERIES_LOOKS) - {agreement.NO_DROPOUT}
+    assert {measured.name for measured in series} == {*LOOKS, *DROPOUT_LOOKS} - {agreement.NO_DROPOUT}
     assert len({*zip(minima.protocol, minima.restart, strict=True)}) == len(minima.protocol)
     assert np.all(minima.phi_far < 0) and np.all(minima.train_error < 0.01)
     parts = {name: len(part.protocol) for name, part in subsets(minima).items()}
