@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from figures.draw import panels
-from figures.draw.tables import correlation_text, difference_text, mean_and_error, with_note
+from figures.draw.tables import correlation_text, difference_text, mean_and_error, signed, with_note
 from figures.measure.binary import DISTANCES, FLIPS, SAMPLED, BinarySeries, Plan, measure
 from figures.measure.experiment import BANDS
 from figures.measure.statistics import INTERVAL, Sample, centred_ranks, correlate, difference
@@ -99,8 +99,9 @@ def _checks(series: Sequence[BinarySeries]) -> Iterator[tuple]:
         points = *_monte_carlo(one), one.entropy.phi[:, SAMPLED]
         for d, *phi in zip(*(each[0] for each in points), strict=True):
             value, error, by_bp = (1e5 * each for each in phi)
-            cells = f"{value:.2f} ± {error:.2f}", f"{by_bp:.2f}", f"{by_bp - value:+.2f}"
-            yield one.label, f"{d:.4f}", *(cell.replace("-", "−") if "nan" not in cell else "—" for cell in cells)
+            numbers = f"{value:.2f} ± {error:.2f}", f"{by_bp:.2f}"
+            cells = (number.replace("-", "−") if "nan" not in number else "—" for number in numbers)
+            yield one.label, f"{d:.4f}", *cells, signed(by_bp - value)
 
 
 def table(series: Sequence[BinarySeries]) -> Iterator[tuple]:

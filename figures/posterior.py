@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures.draw.style import LOOKS, add_letters
-from figures.draw.tables import mean_and_error, with_note
+from figures.draw.tables import mean_and_error, signed, with_note
 from figures.measure.posterior import DELTAS, N_SAMPLES, SAMPLED, Measured, measure
 from figures.program import Output, run_program
 
@@ -104,8 +104,7 @@ def _checks(measured: Sequence[Measured]) -> Iterator[tuple]:
                 value, error = (100 * getattr(sampled, name)[0, i] for name in (rule, f"{rule}_std_error"))
                 cells.append(f"{value:.2f} ± {error:.2f}" if np.isfinite(value) else "—")
                 for method in ("ep", "bp"):
-                    off = 100 * getattr(one.errors[method], rule)[0, SAMPLED][i] - value
-                    cells.append(f"{off:+.2f}".replace("-", "−") if np.isfinite(off) else "—")
+                    cells.append(signed(100 * getattr(one.errors[method], rule)[0, SAMPLED][i] - value))
             yield one.minima.protocol.label, f"{delta / 2:g}", *cells
 
 

@@ -104,7 +104,7 @@ def draw_tables(tables: Sequence[Sequence[Sequence[object]]], note: str) -> Figu
 
 
 def signed(value: float) -> str:
-    """Coefficient with its sign, to two digits; a dash where there is none."""
+    """Number with its sign, to two decimals; a dash where there is none."""
     return "—" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
 
 

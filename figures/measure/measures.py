@@ -194,9 +194,12 @@ def read(path: Path, kind: type, reference: NDArray[np.str_]):
 
 def stored(path: Path, kind: type, reference: NDArray[np.str_], compute: Callable):
     """Read the result of these references at `path`; where it is absent or of others, compute and store it."""
-    if read(path, kind, reference) is None:
+    result = read(path, kind, reference)
+    if result is None:
         with claimed(path):
-            if read(path, kind, reference) is None:  # by now
-                compute().save(path)
+            result = read(path, kind, reference)  # by now
+            if result is None:
+                result = compute()
+                result.save(path)
     disclaim(path)
-    return read(path, kind, reference)
+    return result
