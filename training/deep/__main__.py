@@ -17,6 +17,7 @@ from training.deep.processes import is_first, process_group
 from training.deep.recipes import (
     COLUMNS,
     GAMMA_CONVENTIONS,
+    LOSS_CONVENTIONS,
     RECIPES,
     find_recipe,
     with_printed_growth,
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--keep-contraction", action="store_true", help=KEEP_CONTRACTION)
     p.add_argument(
         "--gamma-convention", choices=GAMMA_CONVENTIONS, default="eq6", help="what rSGD's printed γ₀, γ_max mean"
+    )
+    p.add_argument(
+        "--loss-convention",
+        choices=LOSS_CONVENTIONS,
+        default="eq6",
+        help="what rSGD's η and weight decay belong to: the sum of eq. 6, the mean over replicas, or the mean with yη",
     )
     p.add_argument("--printed-growth", action="store_true", help="eSGD: γ₁ as printed, per outer step, instead of × 10")
     add_flatness_options(p)
@@ -84,7 +91,8 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.printed_growth:
         recipe = with_printed_growth(recipe)
     model = arguments.model or recipe.model
-    recipe = dataclasses.replace(recipe, model=model, gamma_convention=arguments.gamma_convention)
+    conventions = {name: getattr(arguments, name) for name in ("gamma_convention", "loss_convention")}
+    recipe = dataclasses.replace(recipe, model=model, **conventions)
     with contextlib.closing(StatusLine()) as status_line, process_group(arguments.device) as (group, device):
         options = given | {"recipe": recipe, "device": device, "flatness": flatness_plan(arguments)}
         result = run(**options, group=group, progress=status_line)

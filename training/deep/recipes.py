@@ -13,6 +13,9 @@ Where Appendix C leaves something open:
   2·10⁻⁵ gives 1.9: `with_printed_growth`.
 - The printed γ₀ and γ_max of rSGD are those of eq. 6, whose distance has a ½ (eq. 2). The group's code leaves the ½
   out, so that the same number pulls twice as strongly: `gamma_convention` "code". Automatic γ₀ balance themselves.
+- rSGD descends eq. 6, a sum over the replicas. The group's code descends its mean, by SGD whose weight decay λ is not
+  divided by y: in terms of eq. 6, η/y and yλ. A later version multiplies the η that it is given by y, which leaves yλ
+  alone. `loss_convention` "mean" and "mean-y-eta".
 - eSGD's inner momentum is zeroed whenever w' returns to w, as in the group's code: each loop is a chain of its own.
 - γ₀ that are not printed are automatic.
 - Drops and decays of rSGD are the baseline's, rescaled with the epochs; so is where PyramidNet's K falls from 10 to 3.
@@ -41,6 +44,7 @@ from training.deep.schedules import Annealing, Decay, Drops
 from training.deep.sub_policies import Policy, autoaugment_cifar10, fast_autoaugment_imagenet
 
 GAMMA_CONVENTIONS = {"eq6": 1.0, "code": 2.0}  # printed γ times this is the γ of eq. 6
+LOSS_CONVENTIONS = ("eq6", "mean", "mean-y-eta")
 COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
 LABELS = {"baseline": "Baseline", "rsgd": "rSGD", "esgd": "eSGD", "rsgd-y": "rSGD×y"}
 POLICIES: dict[str, Callable[[int], Policy]] = {  # sub-policies for images of a size
@@ -89,6 +93,8 @@ class Recipe:
         If not 0, cosine focusing up to this γ instead.
     gamma_convention : {"eq6", "code"}
         What the γ₀ and γ_max of rSGD multiply: d(w^a, w̄) of eq. 2, or |w^a − w̄|², which pulls twice as strongly.
+    loss_convention : {"eq6", "mean", "mean-y-eta"}
+        What rSGD's `eta` and `weight_decay` belong to: eq. 6, its mean over the replicas, or that mean with yη.
     size, padding, flip, policy, cutout, interpolation, policy_last
         See `training.deep.augment.Augmentation`; `policy` is a name in `POLICIES`.
     """
@@ -119,6 +125,7 @@ class Recipe:
     gamma1: float = 0.0
     gamma_max: float = 0.0
     gamma_convention: str = "eq6"
+    loss_convention: str = "eq6"
     size: int = 0
     padding: int = 4
     flip: bool = True
@@ -129,10 +136,13 @@ class Recipe:
     model_options: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.gamma_convention not in GAMMA_CONVENTIONS:
-            raise ValueError(
-                f"gamma-convention must be one of {', '.join(GAMMA_CONVENTIONS)}; got {self.gamma_convention!r}"
-            )
+        conventions = {"gamma_convention": tuple(GAMMA_CONVENTIONS), "loss_convention": LOSS_CONVENTIONS}
+        for name, known in conventions.items():
+            if getattr(self, name) not in known:
+                option = name.replace("_", "-")
+                raise ValueError(f"{option} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        if self.loss_convention != "eq6" and self.algorithm == "rsgd" and self.optimizer != "sgd":
+            raise ValueError(f"loss-convention {self.loss_convention} is known for SGD alone, not for {self.optimizer}")
 
     @property
     def name(self) -> str:
@@ -164,6 +174,10 @@ class Recipe:
             return focusing.Cosine(self._strength * self.gamma_max, self.epochs)
         return focusing.Exponential.over(gamma0, self.epochs, self.gamma_growth)
 
+    def learning_rate(self, tau: float) -> float:
+        """η of a step on eq. 6 at epoch `tau`, of the baseline's, or of eSGD's outer one."""
+        return self.eta(tau) / (self.y if self.loss_convention == "mean" else 1)
+
     def interval(self, tau: float, pace: float = 1.0) -> int:
         """K at epoch `tau`; about `pace` times it, for as many interactions in a run of `pace` times the steps."""
         K = self.K_late if self.K_late and tau >= self.K_late_from else self.K
@@ -171,11 +185,12 @@ class Recipe:
 
     def base_optimizer(self, model: nn.Module, eta: float | None = None) -> torch.optim.Optimizer:
         """Optimizer of the recipe for `model`, with learning rate `eta` instead of the first one if given."""
-        eta = self.eta(0.0) if eta is None else eta
+        eta = self.learning_rate(0.0) if eta is None else eta
         if self.optimizer == "rmsprop-tf" and self.algorithm != "esgd":
             return TensorFlowRMSprop(model.parameters(), eta, momentum=self.momentum, weight_decay=self.weight_decay)
+        decay = self.weight_decay * (1 if self.loss_convention == "eq6" else self.y)
         return torch.optim.SGD(
-            model.parameters(), eta, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+            model.parameters(), eta, momentum=self.momentum, nesterov=self.nesterov, weight_decay=decay
         )
 
     def augmentation(self, policy: Policy | None = None) -> Augmentation:
@@ -348,6 +363,12 @@ def as_plain(recipe: Recipe) -> dict:
     return kept | {"eta_schedule": type(recipe.eta).__name__}
 
 
-_OF_BEFORE = {"flip": True, "model_options": {}, "interpolation": "bilinear", "policy_last": False}
-_OF_RSGD = ("coupling", "gamma_convention")
+_OF_BEFORE = {
+    "flip": True,
+    "model_options": {},
+    "interpolation": "bilinear",
+    "policy_last": False,
+    "loss_convention": "eq6",
+}
+_OF_RSGD = ("coupling", "gamma_convention", "loss_convention")
 _OF_ESGD = ("reset_inner", "gamma1")

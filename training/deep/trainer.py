@@ -131,7 +131,7 @@ def require_stable_attraction(state: State) -> None:
     if recipe.algorithm != "rsgd" or recipe.optimizer != "sgd" or recipe.coupling != "gradient":
         return
     for tau in np.linspace(0, recipe.epochs, 1001)[:-1]:
-        pull = recipe.eta(tau) * state.K(tau) * state.gamma(tau)
+        pull = recipe.learning_rate(tau) * state.K(tau) * state.gamma(tau)
         limit = attraction_limit(state.K(tau), recipe.momentum, nesterov=recipe.nesterov)
         if pull > limit:
             raise ValueError(
@@ -276,7 +276,7 @@ def _one_epoch(
         model.train()
     for step, minibatches in enumerate(torch.as_tensor(orders, device=device)):
         tau = (state.epoch + step / len(orders)) * recipe.epochs / epochs
-        eta = recipe.eta(tau)
+        eta = recipe.learning_rate(tau)
         for group in optimizer.param_groups:
             group["lr"] = eta
         optimizer.zero_grad()

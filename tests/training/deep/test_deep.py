@@ -1,6 +1,7 @@
 """The trainer of the recipes: against a plain loop, stopped and resumed, and given what it cannot use."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from training.deep.results import METRICS, DeepRun, EpochMetrics
 from training.deep.trainer import DeepReport, begin, centre, evaluate, train
 from training.deep.training import DeepTraining
 from training.progress import StatusLine
-from training.randomness import device_seeds, minibatch_orders, sequence
+from training.randomness import augmentation_stream, device_seeds, minibatch_orders, sequence
 
 
 def as_vector(model):
@@ -129,6 +130,38 @@ def test_baseline_is_a_plain_loop(data):
         optimizer.step()
     for ours, plain in zip(state.models[0].parameters(), twin.parameters(), strict=True):
         assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize(("convention", "eta"), [("mean", 0.02), ("mean-y-eta", 3 * 0.02)])
+def test_conventions_of_rsgd_are_the_authors_loss(convention, eta, data):
+    """One epoch against SGD on the mean over the replicas, with ``γ |w^a − w̄|²`` and all replicas in one optimizer."""
+    changes = {"K": 1, "gamma0": 0.05, "gamma_convention": "code", "loss_convention": convention, "weight_decay": 0.05}
+    recipe = dataclasses.replace(toy("rsgd", **changes), model="smallconvnet")
+    images, augmentation = load_images("cifar10", data), recipe.augmentation()
+    state = begin(recipe, 10, 7, "cpu")
+    twins = begin(recipe, 10, 7, "cpu").models
+    train(state, images, augmentation, epochs=1, seed=7)
+    weights = [list(twin.parameters()) for twin in twins]
+    optimizer = torch.optim.SGD(itertools.chain(*weights), eta, momentum=0.9, nesterov=True, weight_decay=0.05)
+    orders = minibatch_orders(7, 0, 0, y=3, passes=1, n_patterns=110, batch=20)
+    streams = [augmentation_stream(7, 0, 0, a) for a in range(3)]
+    for step, minibatches in enumerate(orders):
+        tau = step / len(orders) * recipe.epochs
+        optimizer.param_groups[0]["lr"] = eta * recipe.eta(tau) / recipe.eta(0)
+        gamma = recipe.focusing(0.05)(tau)
+        loss = 0.0
+        for twin, members, rng in zip(twins, minibatches, streams, strict=True):
+            inputs = augmentation(images.train_images[members], images.mean, images.std, rng)
+            loss = loss + F.cross_entropy(twin(inputs), images.train_labels[members]) / 3
+        for copies in zip(*weights, strict=True):
+            centre = torch.stack(copies).mean(0).detach()
+            loss = loss + gamma * sum((w - centre).square().sum() for w in copies) / 3
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for ours, plain in zip(state.models, weights, strict=True):
+        for mine, theirs in zip(ours.parameters(), plain, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_first_gamma_of_replicas_balances_loss_and_distance(data):

@@ -18,7 +18,7 @@ from tests.stored import ROOT, WEIGHTS, needs_published_networks
 from tests.training.deep.toy_deep import coloured_images, short, stable, toy
 from training.deep.augment import Augmentation
 from training.deep.images import load_images
-from training.deep.recipes import RECIPES, find_recipe, with_printed_growth
+from training.deep.recipes import RECIPES, as_plain, find_recipe, with_printed_growth
 from training.deep.results import DeepRun
 from training.deep.schedules import Drops
 from training.deep.trainer import State, begin, centre, evaluate, require_stable_attraction, train
@@ -113,6 +113,17 @@ def test_the_convention_of_gamma_doubles_what_is_printed(data):
     assert toy("esgd", gamma_convention="code").printed_gamma0 == 0.5
     with pytest.raises(ValueError, match="gamma-convention must be one of eq6, code; got 'half'"):
         toy("rsgd", gamma_convention="half")
+
+
+def test_conventions_of_the_loss():
+    """Runs of before have none stored; RMSprop's steps, which do not scale with the loss, have no other."""
+    assert "loss_convention" not in as_plain(toy("rsgd"))
+    assert as_plain(toy("rsgd", loss_convention="mean"))["loss_convention"] == "mean"
+    assert toy("baseline", loss_convention="mean").learning_rate(0) == 0.01
+    with pytest.raises(ValueError, match="loss-convention must be one of eq6, mean, mean-y-eta; got 'sum'"):
+        toy("rsgd", loss_convention="sum")
+    with pytest.raises(ValueError, match="loss-convention mean is known for SGD alone, not for rmsprop-tf"):
+        dataclasses.replace(find_recipe("efficientnet-b0-cifar100", "rsgd"), loss_convention="mean")
 
 
 def test_growth_of_esgd_as_printed_is_per_outer_step():
