@@ -16,7 +16,8 @@ from tests.stored import ROOT
 # dependencies are, through the folders given last.
 PROGRAM = """
 import site, sys
-installed, expected, *others = sys.argv[1:]
+installed, expected, script_folder, *others = sys.argv[1:]
+sys.path.insert(0, script_folder)
 site.addsitedir(installed)
 sys.path.extend(others)
 import bpflat
@@ -29,9 +30,9 @@ print(next(path for path in datasets._candidates() if path.is_file()))
 
 
 def run_installed(installed, expected, cwd):
-    """Import bpflat from the site folder `installed`, load the data, and return the path of the data file."""
+    """Import bpflat from site `installed`, as a script in `cwd` does, and return the path of the data file."""
     others = [p for p in sys.path if p and Path(p).resolve() != ROOT]
-    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(installed), str(expected), *others]
+    command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(installed), str(expected), str(cwd), *others]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
@@ -49,13 +50,13 @@ def is_installed(name):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the checkout, so that building leaves nothing behind in the real one."""
-    copy = (tmp_path_factory.mktemp("packaging") / "checkout").resolve()
+    copy = (tmp_path_factory.mktemp("packaging") / "bpflat").resolve()
     copy.mkdir()
     ignore = shutil.ignore_patterns("__pycache__", "results")
     for name in ("bpflat", "data", "training", "figures", "benchmarks", "tests"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("setup.cfg", "setup.py", "MANIFEST.in", "pyproject.toml", "LICENSE", "README.md"):
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, copy)
     return copy
@@ -96,8 +97,21 @@ def test_editable_install_finds_its_data(checkout, tmp_path):
     site = (tmp_path / "site").resolve()
     zipfile.ZipFile(wheel).extractall(site)
     assert not list(site.glob("*.npz"))
-    found = run_installed(site, checkout, tmp_path)
-    assert found == checkout / "data" / "reduced_fashion_mnist.npz"
+    assert run_installed(site, checkout, tmp_path) == checkout / "data" / "reduced_fashion_mnist.npz"
+    above = checkout.parent  # where bpflat/ is a folder of another package, which Python must not take for ours
+    assert run_installed(site, checkout, above) == checkout / "data" / "reduced_fashion_mnist.npz"
+
+
+def test_a_source_distribution_makes_the_same_wheel(wheel, checkout, tmp_path):
+    program = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
+    for kind, folder in (("sdist", checkout), ("wheel", tmp_path / f"bpflat-{metadata.version('bpflat')}")):
+        command = [sys.executable, "-c", program.format(kind), tmp_path]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        if kind == "sdist":
+            shutil.unpack_archive(tmp_path / done.stdout.splitlines()[-1], tmp_path)
+    (again,) = tmp_path.glob("*.whl")
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_versions_agree():
