@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows: nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 CAN_LOCK = fcntl is not None
 _NAMED_SECONDS = 1  # within which who has a lock writes its name into it
 _LONGEST_NAME = 1000
+_MOST_FILES = 10_240  # at once; no system that sets a limit refuses so many where it lets a process ask for them
 
 
 def locked(descriptor: int, path: str | os.PathLike[str], *, where_none_can: bool = True) -> bool:
@@ -110,8 +113,24 @@ def _open(lock: Path) -> int:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
-        reason = f"cannot write {lock}: {error.strerror or error}. Choose a folder that can be written"
-        raise OSError(error.errno, reason) from error
+        if error.errno == errno.EMFILE and _may_open_more():
+            return _open(lock)
+        advice = "Choose a folder that can be written"
+        if error.errno == errno.EMFILE:
+            advice = "Allow more of them (ulimit -n), or ask for less at once"
+        raise OSError(error.errno, f"cannot write {lock}: {error.strerror or error}. {advice}") from error
+
+
+def _may_open_more() -> bool:
+    """Raise the number of files that this process may have open to what the system lets it have, if that is more."""
+    if not CAN_LOCK:
+        return False
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = min(hard, _MOST_FILES) if hard != resource.RLIM_INFINITY else _MOST_FILES
+    if more <= soft:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    return True
 
 
 def _this_process() -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,24 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*\.x\.lock.*Choose a folder"), claimed(tmp_path / "file" / "x"):
         pass
+
+
+MANY = """
+import contextlib, resource, sys
+from bpflat.locks import claimed
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[2])))
+with contextlib.ExitStack() as claims:
+    for i in range(100):
+        claims.enter_context(claimed(f"{sys.argv[1]}/{i}.npz"))
+"""
+
+
+def test_more_claims_than_files_may_be_open(tmp_path):
+    """The limit is raised as far as the system lets it be, and named where that is not far enough."""
+    many, few = (
+        subprocess.run([sys.executable, "-c", MANY, tmp_path, limit], capture_output=True, text=True)
+        for limit in ("256", "64")
+    )
+    assert many.returncode == 0, many.stderr
+    assert "Too many open files. Allow more of them (ulimit -n), or ask for less at once" in few.stderr
+    assert list(tmp_path.iterdir()) == []
