@@ -65,11 +65,11 @@ def table(measured: Sequence[Cell]) -> Iterator[tuple]:
 NOTE = f"""Test error of the centre after the last epoch, mean ± standard deviation over seeds, beside the paper's.
 Differences of means with 95 % intervals by Welch's t; where one is a single run, by Student's with the variance of the
 other. They are not corrected for their number. The paper's deviations are taken to be over {N_RUNS} runs, as those of
-Fig. 2 are, and only cells trained on all images for 100 % of the epochs by the recipe are compared with its numbers.
-Wall time: of one run with its evaluations, epochs that were lost in an interruption counted once; ">": of its
-minibatches alone, in files that say no more. γ × a factor: rescaled, so that runs of fewer steps are pulled together as
-far. Statistics of BatchNorm are running ones, of rSGD their mean over the replicas. The test set of Tiny ImageNet is
-the published validation set."""
+Fig. 2 are, and only cells trained on all images for 100 % of the epochs by the recipe, however its conventions are
+read, are compared with its numbers. Wall time: of one run with its evaluations, epochs that were lost in an
+interruption counted once; ">": of its minibatches alone, in files that say no more. γ × a factor: rescaled, so that
+runs of fewer steps are pulled together as far. Statistics of BatchNorm are running ones, of rSGD their mean over the
+replicas. The test set of Tiny ImageNet is the published validation set."""
 
 
 def train_missing(

@@ -18,6 +18,7 @@ from training.deep.results import DeepRun
 
 Key = TypeVar("Key", bound=Hashable)
 _NOT_OF_THE_TRAINING = ("seed", "evaluate_every", "flatness")
+_READINGS = ("gamma_convention", "loss_convention")  # of what the paper leaves open
 _SHARED = ("augment", "policy", "bfloat16", "stop_loss")  # options that cells must share to be compared
 
 
@@ -113,9 +114,10 @@ class Cell:
 
     @property
     def is_the_papers(self) -> bool:
-        """Whether it was run as the paper says, so that its number can be set beside the printed one."""
+        """Whether it was run as the paper can be read, so that its number can be set beside the printed one."""
         all_images = self.n_train == SOURCES[find_recipe(self.row, self.column).data].n_train
-        return all_images and self.scale == 1 and not self.departures
+        is_read = all(words.partition(" ")[0] in _READINGS for words in self.departures)
+        return all_images and self.scale == 1 and is_read
 
 
 @dataclass(frozen=True)
