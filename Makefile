@@ -43,6 +43,7 @@ figures: $(VENV)/.installed  ## draw the committed figures again from their stor
 	$(BIN)/python -m figures.fig2 --results figures/results/table1 --rows smallconvnet-cifar10
 	$(BIN)/python -m figures.fig3 --results figures/results/fig3 --row smallconvnet-cifar10
 	$(BIN)/python -m figures.fig7
+	$(BIN)/python -m figures.fig7 --preset large
 	$(BIN)/python -m figures.agreement
 	$(BIN)/python -m figures.any_model
 
