@@ -18,6 +18,15 @@ from training.committee import __main__ as command
 from training.committee.sweep import run_all
 from training.workers import SweepError
 
+# A worker that does not find the checkout where it is installed from, only where PYTHONPATH says.
+WORKER = """
+import os, runpy, sys
+installed = sys.argv.pop(1)
+if os.environ.get("PYTHONPATH") != installed:
+    sys.path[:] = [folder for folder in sys.path if folder != installed]
+runpy.run_module("distributed.cli.dask_worker", run_name="__main__", alter_sys=True)
+"""
+
 
 @pytest.fixture
 def scheduler():
@@ -35,7 +44,7 @@ def start(scheduler, tmp_path):
         def worker(name, checkout=None):
             environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
             environment |= {} if checkout is None else {"PYTHONPATH": str(checkout)}
-            line = [sys.executable, "-m", "distributed.cli.dask_worker", scheduler, "--name", name, "--no-nanny"]
+            line = [sys.executable, "-c", WORKER, str(ROOT), scheduler, "--name", name, "--no-nanny"]
             line += ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
             process = subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
