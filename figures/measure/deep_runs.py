@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from figures.measure.statistics import Interval, Sample, difference
 from training.deep.images import SOURCES
-from training.deep.recipes import COLUMNS, LABELS, RECIPES, as_plain, find_recipe
+from training.deep.recipes import COLUMNS, LABELS, RECIPES, Recipe, as_plain, find_recipe
 from training.deep.results import DeepRun
 
 Key = TypeVar("Key", bound=Hashable)
@@ -84,11 +84,11 @@ class Cell:
     @property
     def departures(self) -> list[str]:
         """What differs from the recipe of Table 1, in words, beside its scale, images and precision."""
+        return self._departures_from(find_recipe(self.row, self.column))
+
+    def _departures_from(self, recipe: Recipe) -> list[str]:
         configuration = self.runs[0].configuration
-        stored, published = (
-            json.loads(json.dumps(recipe))
-            for recipe in (configuration["recipe"], as_plain(find_recipe(self.row, self.column)))
-        )
+        stored, published = (json.loads(json.dumps(one)) for one in (configuration["recipe"], as_plain(recipe)))
         names = [name for name in {**published, **stored} if stored.get(name) != published.get(name)]
         words = [f"{name} {stored[name]}" for name in names if name in stored]
         words += ["older recipe"] * any(name not in stored for name in names)
@@ -115,9 +115,9 @@ class Cell:
     @property
     def is_the_papers(self) -> bool:
         """Whether it was run as the paper can be read, so that its number can be set beside the printed one."""
-        all_images = self.n_train == SOURCES[find_recipe(self.row, self.column).data].n_train
-        is_read = all(words.partition(" ")[0] in _READINGS for words in self.departures)
-        return all_images and self.scale == 1 and is_read
+        recipe, stored = find_recipe(self.row, self.column), self.runs[0].configuration["recipe"]
+        read = replace(recipe, **{name: stored[name] for name in _READINGS if name in stored})
+        return self.n_train == SOURCES[recipe.data].n_train and self.scale == 1 and not self._departures_from(read)
 
 
 @dataclass(frozen=True)

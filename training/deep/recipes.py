@@ -44,7 +44,7 @@ from training.deep.schedules import Annealing, Decay, Drops
 from training.deep.sub_policies import Policy, autoaugment_cifar10, fast_autoaugment_imagenet
 
 GAMMA_CONVENTIONS = {"eq6": 1.0, "code": 2.0}  # printed γ times this is the γ of eq. 6
-LOSS_CONVENTIONS = ("eq6", "mean", "mean-y-eta")
+LOSS_CONVENTIONS = {"eq6": (0, 0), "mean": (1, 1), "mean-y-eta": (0, 1)}  # powers of y: η is divided, λ multiplied
 COLUMNS = ("baseline", "rsgd", "esgd", "rsgd-y")
 LABELS = {"baseline": "Baseline", "rsgd": "rSGD", "esgd": "eSGD", "rsgd-y": "rSGD×y"}
 POLICIES: dict[str, Callable[[int], Policy]] = {  # sub-policies for images of a size
@@ -136,8 +136,7 @@ class Recipe:
     model_options: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        conventions = {"gamma_convention": tuple(GAMMA_CONVENTIONS), "loss_convention": LOSS_CONVENTIONS}
-        for name, known in conventions.items():
+        for name, known in (("gamma_convention", GAMMA_CONVENTIONS), ("loss_convention", LOSS_CONVENTIONS)):
             if getattr(self, name) not in known:
                 option = name.replace("_", "-")
                 raise ValueError(f"{option} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
@@ -176,7 +175,7 @@ class Recipe:
 
     def learning_rate(self, tau: float) -> float:
         """η of a step on eq. 6 at epoch `tau`, of the baseline's, or of eSGD's outer one."""
-        return self.eta(tau) / (self.y if self.loss_convention == "mean" else 1)
+        return self.eta(tau) / self.y ** LOSS_CONVENTIONS[self.loss_convention][0]
 
     def interval(self, tau: float, pace: float = 1.0) -> int:
         """K at epoch `tau`; about `pace` times it, for as many interactions in a run of `pace` times the steps."""
@@ -188,7 +187,7 @@ class Recipe:
         eta = self.learning_rate(0.0) if eta is None else eta
         if self.optimizer == "rmsprop-tf" and self.algorithm != "esgd":
             return TensorFlowRMSprop(model.parameters(), eta, momentum=self.momentum, weight_decay=self.weight_decay)
-        decay = self.weight_decay * (1 if self.loss_convention == "eq6" else self.y)
+        decay = self.weight_decay * self.y ** LOSS_CONVENTIONS[self.loss_convention][1]
         return torch.optim.SGD(
             model.parameters(), eta, momentum=self.momentum, nesterov=self.nesterov, weight_decay=decay
         )
