@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from figures.draw.style import LOOKS, add_letters
 from figures.draw.tables import mean_and_error, signed, with_note
-from figures.measure.posterior import DELTAS, N_SAMPLES, SAMPLED, Measured, measure
+from figures.measure.posterior import DELTAS, N_SAMPLES, Measured, measure
 from figures.program import Output, run_program
 
 RESULTS = Path(__file__).with_name("results")
@@ -29,7 +29,7 @@ NOTE = """Test errors in percent, means ± standard errors over restarts; Gibbs 
 posterior at distance d, Bayes that of the majority of all of them, by expectation propagation.  Differences are paired
 by restart."""
 CHECK_NOTE = """Test errors in percent around the first minimum of each algorithm by Monte Carlo, with standard errors,
-and how far the others are from them."""
+and how far the others are from them; dashes where its chains do not agree."""
 
 
 def draw(measured: Sequence[Measured]) -> Figure:
@@ -98,13 +98,14 @@ def _checks(measured: Sequence[Measured]) -> Iterator[tuple]:
     yield "algorithm", "d", *(f"{rule}, {what}" for rule in RULES.values() for what in ("Monte Carlo", "EP", "BP"))
     for one in measured:
         sampled = one.errors["mcmc"]
+        places = np.searchsorted(DELTAS, sampled.delta)
         for i, delta in enumerate(sampled.delta):
             cells = []
             for rule in RULES:
                 value, error = (100 * getattr(sampled, name)[0, i] for name in (rule, f"{rule}_std_error"))
                 cells.append(f"{value:.2f} ± {error:.2f}" if np.isfinite(value) else "—")
                 for method in ("ep", "bp"):
-                    cells.append(signed(100 * getattr(one.errors[method], rule)[0, SAMPLED][i] - value))
+                    cells.append(signed(100 * getattr(one.errors[method], rule)[0, places[i]] - value))
             yield one.minima.protocol.label, f"{delta / 2:g}", *cells
 
 
