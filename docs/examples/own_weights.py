@@ -10,7 +10,8 @@ def make_file(path):
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(5, 201))  # (K, N), K odd; rows of any norm
     patterns = rng.choice([-1.0, 1.0], size=(150, 201))  # (P, N), any real numbers
-    np.savez(path, weights=weights, patterns=patterns, labels=bpflat.committee.predict(weights, patterns))
+    labels = bpflat.committee.predict(weights, patterns)
+    np.savez(path, weights=weights, patterns=patterns, labels=labels)
 
 
 make_file("mine.npz")

@@ -9,7 +9,14 @@ torch.manual_seed(0)
 x = torch.randn(400, 10)
 y = (x[:, 0] * x[:, 1] > 0).long()
 train, test = slice(0, 200), slice(200, 400)
-models = [torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2)) for _ in range(3)]
+
+
+def perceptron():
+    """Return a new network."""
+    return torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2))
+
+
+models = [perceptron() for _ in range(3)]
 bases = [torch.optim.SGD(m.parameters(), lr=0.05, momentum=0.9, nesterov=True) for m in models]
 optimizer = ReplicatedSGD(bases, gamma=0.0, K=3)
 
@@ -27,5 +34,6 @@ for epoch in range(epochs):
 
 with optimizer.centre(models), torch.no_grad():
     for name, part in (("training", train), ("test", test)):
-        print(f"{name} error of the centre: {(models[0](x[part]).argmax(1) != y[part]).float().mean():.3f}")
+        error = (models[0](x[part]).argmax(1) != y[part]).float().mean()
+        print(f"{name} error of the centre: {error:.3f}")
 print(f"distance of the replicas: {optimizer.distance():.2e}")

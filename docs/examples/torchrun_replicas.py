@@ -1,4 +1,4 @@
-"""Replicated-SGD with one replica in each process: torchrun --nproc-per-node 2 docs/examples/torchrun_replicas.py."""
+"""Replicated-SGD with one replica in each process of torchrun."""
 
 import torch
 import torch.distributed as dist

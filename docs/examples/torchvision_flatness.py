@@ -17,7 +17,8 @@ for _ in range(15):
     optimizer.step()
 
 model.eval()
-profile = local_energy(model, (images, labels), [0.1, 0.25, 0.5], n_samples=4, seed=0, parameters="weights")
+options = {"n_samples": 4, "parameters": "weights", "seed": 0}
+profile = local_energy(model, (images, labels), sigmas=[0.1, 0.25, 0.5], **options)
 print(f"training error {profile.train_error:.3f}, training loss {profile.train_loss:.3f}")
 for sigma, rise, error in zip(profile.sigma, profile.delta_error, profile.std_error, strict=True):
     print(f"σ = {sigma:.2f}: δE = {rise:.3f} ± {error:.3f}")

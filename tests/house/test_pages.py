@@ -31,6 +31,17 @@ def test_readme_is_short():
     assert len(lines) <= 120 and max(map(len, lines)) <= 100
 
 
+def test_code_fits():
+    """No line of code that is shown is wider than its block on a page of the manual, at a desk."""
+    shown = {
+        page: [block for language in ("python", "sh", "text") for block in blocks(page, language)] for page in PAGES
+    }
+    shown |= {script.name: [script.read_text(encoding="utf-8")] for script in EXAMPLES}
+    assert not [
+        (page, line) for page, texts in shown.items() for line in "\n".join(texts).splitlines() if len(line) > 105
+    ]
+
+
 @pytest.mark.parametrize("page", [name for name in PAGES if blocks(name, "python")])
 def test_code_runs(page, monkeypatch, capsys):
     """All blocks of a page, one after the other, in the checkout; what the page says is printed is printed."""
