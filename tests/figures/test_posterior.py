@@ -19,12 +19,16 @@ def measured(monkeypatch):
     return {one.minima.protocol.name: one for one in measure(STORED, FOLDER, n_jobs=1)}
 
 
-def test_everything_converged(measured):
-    for one in measured.values():
+def test_convergence(measured):
+    """Everything converged but Monte Carlo around SGD fast at the largest distance."""
+    for name, one in measured.items():
         assert list(one.errors) == list(METHODS)
         for method, errors in one.errors.items():
-            assert np.isfinite(errors.gibbs).all() and np.isfinite(errors.bayes).all()
-            assert len(errors.gibbs) == (1 if method == "mcmc" else 3)
+            converged = np.ones((1 if method == "mcmc" else 3, len(errors.delta)), bool)
+            if (name, method) == ("sgd-fast", "mcmc"):
+                converged[0, -1] = False
+            for values in (errors.distance, errors.gibbs, errors.bayes):
+                np.testing.assert_array_equal(np.isfinite(values), converged)
 
 
 def test_centre(measured):
@@ -52,13 +56,15 @@ def test_one_machine(measured):
 
 
 def test_against_monte_carlo(measured):
-    """The Gibbs error by EP within three standard errors; by BP far off around SGD fast, as the manual says."""
-    for one in measured.values():
-        sampled, ep = one.errors["mcmc"], one.errors["ep"]
+    """The Gibbs error by EP within three standard errors up to d = 0.05; further out, and by BP, as the manual says."""
+    for name, one in measured.items():
+        sampled = one.errors["mcmc"]
         places = np.searchsorted(DELTAS, sampled.delta)
         np.testing.assert_array_equal(sampled.delta, DELTAS[places])
-        off = ep.gibbs[0, places] - sampled.gibbs[0]
-        assert np.all(np.abs(off) < 3 * sampled.gibbs_std_error[0])
+        ep, bp = (one.errors[method].gibbs[0, places] - sampled.gibbs[0] for method in ("ep", "bp"))
+        assert np.all(np.abs(ep[:2]) < 3 * sampled.gibbs_std_error[0, :2])
+        if name != "sgd-fast":
+            assert 0 < ep[2] < 0.0012 and ep[2] < bp[2] < 0.007
     sharp = measured["sgd-fast"].errors
     assert sharp["bp"].gibbs[0, 2] > sharp["mcmc"].gibbs[0, 1] + 5 * sharp["mcmc"].gibbs_std_error[0, 1]
 

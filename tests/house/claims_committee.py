@@ -156,12 +156,18 @@ def posterior():
         for r in records("posterior/posterior.csv")
         if (r["protocol"], r["restart"], r["delta"]) == ("sgd-fast", "0", "0.1")
     }
+    checks = tables("posterior/posterior.md")[1]
+    far = [r for r in checks if r["d"] == "0.5" and r["algorithm"] != "SGD fast"]
+    off = {name: sorted(number(r[f"Gibbs, {name}"].lstrip("+")) for r in far) for name in ("EP", "BP")}
+    assert [r["algorithm"] for r in checks if r["Gibbs, Monte Carlo"] == "—"] == ["SGD fast"]
     sampled, error = near["mcmc"]
     assert near["bp"][0] - sampled > 5 * error and abs(near["ep"][0] - sampled) < 3 * error
     return {
         "docs/results.md": [
             f"Bayes error is {sharp[bayes]} % at d = 0.5, {sharp[gain]} % against that of the centres",
             f"the differences are {gains[0]:.2f} to {gains[-1]:+.2f} %".replace("-", "−"),
+            f"Gibbs error is {off['EP'][0]:.2f} to {off['EP'][-1]:.2f} % too high by expectation propagation and "
+            f"{off['BP'][0]:.2f} to {off['BP'][-1]:.2f} % too high by belief propagation",
             f"from {rises[0]:.1f} to {rises[-1]:+.1f} %".replace("-", "−"),
         ],
         "docs/measures.md": [
