@@ -1,7 +1,8 @@
 """Shallow and deep in one picture: local entropy, local energy and test error of the same minima.
 
 ``python -m figures.agreement`` draws from stored results: of the committee machine, the minima of Figs. 1 and 6, for
-which both measures of flatness exist; of VGG-like networks, for which only the local energy can be computed, Fig. 7's.
+which both measures of flatness exist; of VGG-like networks, for which only the local energy can be computed, those of
+Fig. 7 that were trained on whole images.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from figures.program import Output, add_size_options, run_program, sizes_from
 from training.committee.protocols import PROTOCOLS, Protocol
 
 RESULTS = Path(__file__).with_name("results")
+DEEP = "fig7-large"
 NO_DROPOUT = "dropout-0"  # of Fig. 6: the minima of SGD fast in Fig. 1
 
 PHI, DELTA, TEST, BALANCED = f"Φ({FAR:g})", f"δE({NOISE:g})", "test error", "balanced test error"
@@ -168,12 +170,12 @@ def deep(axes: Axes, networks: Sequence[Network]) -> None:
     axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     axes.legend(loc="upper right", ncols=2, columnspacing=1.0)
     by_kind = correlations(networks)
-    rank, within = (by_kind[kind][s].value for kind in ("spearman", "batch"))
+    rank, within = (by_kind[kind][s].value for kind in ("spearman", "weight_decay"))
     axes.set(
         xlabel=rf"local energy $\delta E_{{\mathrm{{train}}}}$ at $\sigma = {networks[0].sigma[s]:g}$",
         ylabel=AXIS[TEST],
     )
-    text = f"Spearman {signed(rank)}; at equal batch size {signed(within)}"
+    text = f"Spearman {signed(rank)}; at equal weight decay {signed(within)}"
     axes.set_title(text, fontsize=7, loc="right")
 
 
@@ -204,7 +206,7 @@ def table(minima: Minima, networks: Sequence[Network]) -> Iterator[tuple]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the program."""
-    parser.add_argument("--stored", type=Path, default=RESULTS, help="folder of fig1-paper, fig6-paper and fig7")
+    parser.add_argument("--stored", type=Path, default=RESULTS, help=f"folder of fig1-paper, fig6-paper and {DEEP}")
     parser.add_argument("--results", type=Path, default=RESULTS / "agreement", help="folder of the picture")
     add_size_options(parser)
 
@@ -212,7 +214,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make(arguments: argparse.Namespace) -> Output:
     """Draw what is stored."""
     series, minima = solutions(arguments.stored, PAPER.resized(**sizes_from(arguments)))
-    deep_folder = arguments.stored / "fig7"
+    deep_folder = arguments.stored / DEEP
     networks = load_networks(deep_folder) if any(deep_folder.glob("*.npz")) else []
     figure = draw(series, minima, networks)
     return Output(arguments.results, table(minima, networks), figure, report(series, minima))

@@ -13,7 +13,7 @@ from figures.measure.networks import HYPER_PARAMETERS, Network
 
 MARKERS = [look.marker for look in LOOKS.values()]
 SIZES = (3.0, 5.0, 7.0)
-EDGES = ("none", "black")
+EDGES = ("none", "black", "deepskyblue")
 
 
 def levels_of(networks: Sequence[Network]) -> dict[str, dict]:

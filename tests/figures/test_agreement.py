@@ -23,7 +23,7 @@ def stored_minima():
 
 @pytest.fixture(scope="module")
 def networks():
-    folder = agreement.RESULTS / "fig7"
+    folder = agreement.RESULTS / agreement.DEEP
     return load_networks(folder) if any(folder.glob("*.npz")) else []
 
 

@@ -215,6 +215,8 @@ class TestDrawing:
         looks = [look_of(toy, levels) for toy in made_up]
         assert [look["fillstyle"] for look in looks] == ["full"] * 12 + ["none"]
         assert len({(look["color"], look["marker"]) for look in looks}) == 4
+        rates = [dataclasses.replace(made_up[0], eta=eta) for eta in (0.005, 0.01, 0.02)]
+        assert len({look_of(toy, levels_of(rates))["markeredgecolor"] for toy in rates}) == 3
 
     def test_what_cannot_be_drawn(self, made_up, tmp_path, capsys):
         assert fig7.main(["--results", str(tmp_path)]) == 2
