@@ -80,7 +80,7 @@ def table1_full():
                 for c in plain
             ),
             f"rSGD so trained has a test error of {scaled[0]} %, with γ as in eq. 6 and as in that code; "
-            f"the paper has {row(cells, algorithm='rSGD', departures_from_the_recipe='')['paper (%)']}",
+            f"the paper has {row(plain, algorithm='rSGD')['paper (%)']}",
             f"rSGD×y has {many} %, and {row(plain, algorithm='rSGD×y')['paper (%)']} in the paper",
             f"At the printed learning rate rSGD stays at {mean} %",
             *(
