@@ -48,19 +48,22 @@ def over_processes(
 
     Notes
     -----
-    The processes leave interruptions (Ctrl-C, SIGTERM) to this one, and end within a fraction of a second when it is
-    gone, however it ended: nobody writes when the same command is given again.
+    The processes work in the folder of this one, leave interruptions (Ctrl-C, SIGTERM) to it, and end within a
+    fraction of a second when it is gone, however it ended: nobody writes when the same command is given again.
     """
     with parallel_config("loky", inner_max_num_threads=1):
         parallel = Parallel(**{"n_jobs": check_jobs(n_jobs), "return_as": "generator"} | options)
-    call_here = functools.partial(_call, os.getpid(), function)
-    with contextlib.nullcontext() if n_jobs == 1 else _deaf_children():
-        return parallel(delayed(call_here)(*call) for call in calls)
+    if n_jobs == 1:
+        return parallel(delayed(function)(*call) for call in calls)
+    call_in_folder = functools.partial(_call, os.getpid(), os.getcwd(), function)
+    with _deaf_children():
+        return parallel(delayed(call_in_folder)(*call) for call in calls)
 
 
-def _call(driver: int, function: Callable[..., Result], *arguments: object) -> Result:
-    """Call `function` in the process `driver` or in a child of it, which ends with it."""
-    if driver != os.getpid():
+def _call(driver: int, folder: str, function: Callable[..., Result], *arguments: object) -> Result:
+    """Call `function` in the process `driver` or in a child of it, which works in its folder and ends with it."""
+    if driver != os.getpid():  # not so where -1 means one
+        os.chdir(folder)  # the child may have been started in another one
         _end_with(driver)
     return function(*arguments)
 

@@ -41,6 +41,17 @@ def test_processes_leave_interruptions_to_their_driver():
     assert not {signal.SIGINT, signal.SIGTERM} & blocked_signals(0)
 
 
+def folder(number):
+    return os.getcwd()
+
+
+def test_processes_work_in_the_folder_of_their_driver(tmp_path, monkeypatch):
+    for name in ("a", "b"):  # the second time in processes that are there already
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert set(over_processes(folder, [(1,), (2,)], 2)) == {str(tmp_path / name)}
+
+
 @pytest.mark.parametrize("n_jobs", [0, -5000, 4097, 10**20])
 def test_bad_numbers_of_processes(n_jobs):
     with pytest.raises(ValueError, match="n_jobs must be a whole number other than 0"):
