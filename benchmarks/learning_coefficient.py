@@ -39,7 +39,7 @@ from bpflat.flatness import local_entropy
 from bpflat.provenance import git_revision
 from figures.draw.tables import with_note
 
-RUNS, THEIR_RUNS = 3, 32  # theirs are made at once, and settings are chosen by their errors
+RUNS, THEIR_RUNS = 8, 32  # theirs are made at once, and settings are chosen by their errors
 OURS, THEIRS = "bpflat", "devinterp"
 AS_IN_README = Sampler("SGLD", 1e-3), Length(4, 200, 0)
 LENGTH = Length(4, 5000, 1000)
