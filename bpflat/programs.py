@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bpflat.reading import reason
 
 _REPEATED_SECONDS = 5  # a second signal so soon is the same wish, and must not disturb the clearing up
+_AGAIN_SECONDS = 0.1
 _SPELLINGS = {"×": "x", "±": "+-", "→": "->", "−": "-", "–": "-", "—": "--", "≥": ">=", "≤": "<=", "≠": "!=", "·": "*"}
 
 
@@ -72,9 +74,15 @@ def _refuse_dashes_as_values(parser: argparse.ArgumentParser, argv: Sequence[str
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """Let SIGTERM interrupt the block as Ctrl-C does; gives the numbers of the signals that came."""
+    """Let SIGTERM interrupt the block as Ctrl-C does; gives the numbers of the signals that came.
+
+    An interruption that falls into a destructor, from which Python lets no exception out, comes again.  What
+    destructors have to say about half-written files after an interruption is left out.
+    """
     signals: list[int] = []
     deadline = 0.0
+    hook = sys.unraisablehook
+    again: threading.Timer | None = None
 
     def interrupt(number: int, frame: object) -> None:
         nonlocal deadline
@@ -83,12 +91,26 @@ def _interruptible() -> Iterator[list[int]]:
             signals.append(number)
             raise KeyboardInterrupt
 
+    def after_destructor(lost: sys.UnraisableHookArgs) -> None:
+        nonlocal deadline, again
+        if not signals:
+            hook(lost)
+        elif issubclass(lost.exc_type, KeyboardInterrupt):
+            deadline = 0.0
+            again = threading.Timer(_AGAIN_SECONDS, os.kill, [os.getpid(), signals.pop()])
+            again.daemon = True
+            again.start()
+
     on_main_thread = threading.current_thread() is threading.main_thread()
     heard = [n for n in (signal.SIGINT, signal.SIGTERM) if on_main_thread and signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
+    sys.unraisablehook = after_destructor
     try:
         yield signals
     finally:
+        if again is not None:
+            again.cancel()
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -84,8 +84,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             os.replace(temporary, final)
-    except OSError as error:
-        if error.errno is None:  # not the disk's
+    except Exception as error:
+        if _hides_interruption(error):
+            raise KeyboardInterrupt from error
+        if not isinstance(error, OSError) or error.errno is None:  # not the disk's
             raise
         raise OSError(
             error.errno,
@@ -97,6 +99,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     discard_temporaries(final.parent, re.escape(final.name))
+
+
+def _hides_interruption(error: BaseException | None) -> bool:
+    """Whether an error arose as a writer cleared up after an interruption: archives cannot be closed everywhere."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _new_temporary(final: Path) -> tuple[Path, int]:

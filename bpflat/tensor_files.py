@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
@@ -21,8 +22,10 @@ def save_tensors(path: str | os.PathLike[str], content: Any) -> None:
 
     torch.load reads the file as any other of torch.save.
     """
+    written = io.BytesIO()  # never closed: an interrupted torch.save still writes as it is deleted, or aborts
+    torch.save(content, written)
     with atomic_write(path) as file:
-        torch.save(content, file)
+        file.write(written.getbuffer())
         seal(file)
 
 

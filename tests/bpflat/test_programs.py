@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -32,6 +33,43 @@ def test_an_interruption_is_one_line(capsys, number, status):
     assert program(action, resume="do it again") == status
     assert capsys.readouterr() == ("", "interrupted; do it again\n") and cleared_up
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+class Destroyed:
+    """Its end is no place for what `at_the_end` raises."""
+
+    def __init__(self, at_the_end):
+        self.at_the_end = at_the_end
+
+    def __del__(self):
+        self.at_the_end()
+
+
+def test_an_interruption_of_a_destructor_comes_again(capsys):
+    ended = []
+
+    def action():
+        Destroyed(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        ended.append("destructor")
+        time.sleep(60)
+        ended.append("sleep")
+
+    assert program(action) == 143
+    assert capsys.readouterr() == ("", "interrupted\n") and ended == ["destructor"]
+
+
+def test_destructors_complain_of_no_interruption(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: print("ignored:", lost.exc_value, file=sys.stderr))
+    complaint = fails(ValueError("half-written"))
+
+    def interrupted():
+        half_written = Destroyed(complaint)
+        os.kill(os.getpid(), signal.SIGINT)
+        return half_written
+
+    assert program(interrupted) == 130
+    assert program(lambda: Destroyed(complaint) and None) == 0
+    assert capsys.readouterr() == ("", "interrupted\nignored: half-written\n")
 
 
 def test_a_program_that_ignores_interruptions_goes_on_to(capsys):

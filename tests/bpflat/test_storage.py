@@ -3,21 +3,71 @@
 import errno
 import os
 import resource
+import signal
 import socket
 import stat
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 
 from bpflat import locks
 from bpflat.storage import atomic_write, load_npz, save_npz
+from bpflat.tensor_files import save_tensors
 
 
 def names_in(folder):
     return sorted(entry.name for entry in folder.iterdir())
+
+
+def interrupted_at_every_call(function):
+    """What becomes of `function` where Ctrl-C comes before one of the calls of functions in it; once for each of them.
+
+    Interruptions of destructors, which Python lets nothing out of, are left out.
+    """
+    calls, moment, lost = 0, None, []
+
+    def profile(frame, event, argument):
+        nonlocal calls
+        if event.endswith("call"):
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    def outcome():
+        sys.setprofile(profile)
+        try:
+            function()
+        except BaseException as error:
+            return type(error)
+        finally:
+            sys.setprofile(None)
+
+    hook, sys.unraisablehook = sys.unraisablehook, lambda ignored: lost.append(ignored.exc_type)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        outcome()  # may compile or cache what later calls find
+        calls = 0
+        outcome()
+        for call in range(1, calls + 1):
+            moment, calls, lost[:] = call, 0, []
+            found = outcome()
+            if KeyboardInterrupt not in lost:
+                yield found
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("save", [partial(save_npz, kind="kind"), lambda path, **arrays: save_tensors(path, arrays)])
+def test_interruptions_of_a_save_are_no_other_errors(tmp_path, save):
+    """Archives that are interrupted cannot be closed everywhere; torch's would abort the process."""
+    outcomes = list(interrupted_at_every_call(lambda: save(tmp_path / "file", a=torch.ones(3), b=torch.zeros(2))))
+    assert len(outcomes) > 100 and set(outcomes) == {KeyboardInterrupt}
 
 
 class TestAtomicWrite:
