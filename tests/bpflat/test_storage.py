@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from numpy.testing import assert_array_equal
 from bpflat import locks
 from bpflat.storage import atomic_write, load_npz, save_npz
 from bpflat.tensor_files import save_tensors
+from tests.signals import signal_at
 
 
 def names_in(folder):
@@ -29,33 +31,24 @@ def interrupted_at_every_call(function):
 
     Interruptions of destructors, which Python lets nothing out of, are left out.
     """
-    calls, moment, lost = 0, None, []
+    calls, lost = SimpleNamespace(), []
 
-    def profile(frame, event, argument):
-        nonlocal calls
-        if event.endswith("call"):
-            calls += 1
-            if calls == moment:
-                os.kill(os.getpid(), signal.SIGINT)
-
-    def outcome():
-        sys.setprofile(profile)
+    def outcome(moment):
+        calls.value = moment
         try:
-            function()
+            with signal_at(calls, signal.SIGINT):
+                function()
         except BaseException as error:
             return type(error)
-        finally:
-            sys.setprofile(None)
 
     hook, sys.unraisablehook = sys.unraisablehook, lambda ignored: lost.append(ignored.exc_type)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        outcome()  # may compile or cache what later calls find
-        calls = 0
-        outcome()
-        for call in range(1, calls + 1):
-            moment, calls, lost[:] = call, 0, []
-            found = outcome()
+        for _ in range(2):  # the first may compile or cache what later calls find
+            outcome(0)
+        for moment in range(1, 1 - calls.value):
+            lost.clear()
+            found = outcome(moment)
             if KeyboardInterrupt not in lost:
                 yield found
     finally:

@@ -25,6 +25,7 @@ import numpy as np
 from bpflat import programs
 from bpflat.provenance import git_revision
 from tests.fuzz.command_lines import LINES, furnish, mains
+from tests.signals import signal_at
 
 # Programs that store what they compute, and options that let them store more on their way.
 PROGRAMS = {
@@ -61,20 +62,9 @@ def run(name, folder, calls=None, number=0, delay=0.0):
 
 @contextlib.contextmanager
 def counted(context, calls, number):
-    """Enter a context; take one off `calls` at every call of a function in it, and send a signal when none is left."""
-
-    def profile(frame, event, argument):
-        if event.endswith("call"):
-            calls.value -= 1
-            if calls.value == 0:
-                os.kill(os.getpid(), number)
-
-    with context() as entered:
-        sys.setprofile(profile)
-        try:
-            yield entered
-        finally:
-            sys.setprofile(None)
+    """Enter a context; send a signal after so many calls of functions in it."""
+    with context() as entered, signal_at(calls, number):
+        yield entered
 
 
 def log_of(folder, pid):
