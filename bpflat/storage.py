@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -76,6 +77,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         names the path and the mend, and `path` holds what it held before.
     """
     final, temporary = target(path), None
+    handled = sys.exc_info()[1]  # by who writes: no concern of the write
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary, descriptor = _new_temporary(final)
@@ -85,7 +87,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
             os.replace(temporary, final)
     except Exception as error:
-        if _hides_interruption(error):
+        if _hides_interruption(error, handled):
             raise KeyboardInterrupt from error
         if not isinstance(error, OSError) or error.errno is None:  # not the disk's
             raise
@@ -101,11 +103,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     discard_temporaries(final.parent, re.escape(final.name))
 
 
-def _hides_interruption(error: BaseException | None) -> bool:
-    """Whether an error arose as a writer cleared up after an interruption: archives cannot be closed everywhere."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+def _hides_interruption(error: BaseException | None, handled: BaseException | None) -> bool:
+    """Whether an error arose as a writer cleared up after an interruption: archives cannot be closed everywhere.
+
+    What was being `handled` before the write does not count.
+    """
+    while error not in (None, handled) and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
-    return error is not None
+    return error not in (None, handled)
 
 
 def _new_temporary(final: Path) -> tuple[Path, int]:

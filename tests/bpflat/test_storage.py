@@ -63,6 +63,15 @@ def test_interruptions_of_a_save_are_no_other_errors(tmp_path, save):
     assert len(outcomes) > 100 and set(outcomes) == {KeyboardInterrupt}
 
 
+def test_a_save_that_fails_after_an_interruption_says_so(tmp_path):
+    """Who saves after Ctrl-C what there is learns why it cannot be saved."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(ValueError, match="no number"), atomic_write(tmp_path / "file"):
+            int("no number")
+
+
 class TestAtomicWrite:
     def test_writes_and_makes_folders(self, tmp_path):
         path = tmp_path / "new" / "deep" / "file"
