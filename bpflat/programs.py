@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bpflat.reading import reason
 
 _REPEATED_SECONDS = 5  # a second signal so soon is the same wish, and must not disturb the clearing up
-_AGAIN_SECONDS = 0.1
+_AGAIN_SECONDS = 0.1  # until a destructor that swallowed an interruption has ended
 _SPELLINGS = {"×": "x", "±": "+-", "→": "->", "−": "-", "–": "-", "—": "--", "≥": ">=", "≤": "<=", "≠": "!=", "·": "*"}
 
 
